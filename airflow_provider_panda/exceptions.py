@@ -135,6 +135,10 @@ class GridRefusedError(GridError):
     """PanDA understood the call and refused it; the message says why."""
 
 
+class GridAnswerTooLargeError(GridError):
+    """An answer is larger than we read; ask for less at once."""
+
+
 class TaskNotFoundError(GridRefusedError):
     """PanDA does not know the task: normal for up to a minute after its submission (facts/panda.md section 3)."""
 

@@ -1,0 +1,541 @@
+"""The hub: what a process has one of per broker connection, and where triggers wait for results.
+
+All public methods belong to the event loop in which the hub was made. Each connection has a thread, which looks a
+message up by its task key, verifies it and decodes it; results then go to the loop in batches. There is no
+connection, thread, subscription, queue or task per waiting task: a dict entry and a small object.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Final
+
+from airflow_provider_panda.broker.addresses import Address, plan, resolve
+from airflow_provider_panda.broker.connection import Connection, State, subscriptions
+from airflow_provider_panda.broker.endpoint import BrokerEndpoint
+from airflow_provider_panda.broker.frames import Frame, header
+from airflow_provider_panda.broker.screen import STATUS, Drop, screen_result, screen_status
+from airflow_provider_panda.exceptions import BrokerError, ConfigurationError, EnvelopeError, SignatureError
+from airflow_provider_panda.payload.result import JobResult, read_body
+
+log = logging.getLogger(__name__)
+
+LINGER: Final = 10.0
+"""Seconds for which connections stay open after the last waiter left."""
+RESOLVE_EVERY: Final = 60.0
+"""Seconds between look-ups of the broker's names; after a loss it is done at once."""
+RESOLVE_PAUSE: Final = 2.0
+"""Seconds between look-ups at least."""
+BACKLOG_LIMIT: Final = 64 * 1024 * 1024
+"""Bytes of messages of one connection that may wait for the loop before the connection stops reading."""
+CLOSE_TIMEOUT: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class StatusMessage:
+    """A status message of PanDA (samples/panda/broker_messages.json). It is not signed: a hint to look, no proof.
+
+    :param task_id: jediTaskID.
+    :param job_id: PandaID, or None for the status of the task itself.
+    :param status: PanDA's own word.
+    :param timestamp: Unix time in seconds, or None.
+    """
+
+    task_id: int
+    job_id: int | None
+    status: str
+    timestamp: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddressHealth:
+    """How one connection fares.
+
+    :param address: name, IP address and port.
+    :param state: a :class:`~airflow_provider_panda.broker.connection.State`.
+    :param problem: why its last attempt ended, or None.
+    :param attempts: connections tried.
+    :param losses: how often it listened and lost that.
+    """
+
+    address: str
+    state: State
+    problem: str | None
+    attempts: int
+    losses: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HubHealth:
+    """How a hub fares.
+
+    :param addresses: its connections.
+    :param messages: messages received.
+    :param delivered: results and status messages handed over.
+    :param dropped: messages dropped, by reason.
+    :param waiting: tasks waited for.
+    :param reconnects: how often a connection listened, was lost, and may have come back.
+    :param last_message: Unix time of the last message, or None.
+    """
+
+    addresses: tuple[AddressHealth, ...]
+    messages: int
+    delivered: int
+    dropped: Mapping[str, int]
+    waiting: int
+    reconnects: int
+    last_message: float | None
+
+    @property
+    def connected(self) -> tuple[str, ...]:
+        """Addresses that are listened to."""
+        return tuple(each.address for each in self.addresses if each.state is State.LISTENING)
+
+
+class Waiter:
+    """One who waits for the results of one task; a context manager, made by :meth:`Hub.wait_for`."""
+
+    __slots__ = ("_deliver", "_hub", "_key", "_logged", "_on_resubscribed", "_told", "task_key")
+
+    def __init__(
+        self,
+        hub: Hub,
+        task_key: str,
+        key: bytes,
+        deliver: Callable[[JobResult], None],
+        on_resubscribed: Callable[[], None] | None,
+    ) -> None:
+        self.task_key = task_key
+        self._hub, self._key, self._on_resubscribed = hub, key, on_resubscribed
+        self._deliver: Callable[[JobResult], None] | None = deliver
+        self._told = False
+        self._logged: frozenset[Drop] = frozenset()
+
+    def __enter__(self) -> Waiter:
+        self._hub._add(self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._deliver = None
+        self._hub._remove(self)
+
+    async def subscribed(self, timeout: float) -> None:
+        """Wait until at least one address is listened to; from then on ``on_resubscribed`` is called.
+
+        :param timeout: seconds.
+        :raises BrokerError: none is; the message says why. The waiter stays, and gets results once one is.
+        """
+        try:
+            await self._hub._subscribed(timeout)
+        finally:
+            self._told = True
+
+
+class _StatusWatch:
+    """One who watches the status messages of one task; a context manager."""
+
+    __slots__ = ("_hub", "callback", "task_id")
+
+    def __init__(self, hub: Hub, task_id: int, callback: Callable[[StatusMessage], None]) -> None:
+        self._hub, self.task_id = hub, task_id
+        self.callback: Callable[[StatusMessage], None] | None = callback
+
+    def __enter__(self) -> _StatusWatch:
+        self._hub._watches[self.task_id] = (*self._hub._watches.get(self.task_id, ()), self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.callback = None
+        _discard(self._hub._watches, self.task_id, self)
+
+
+class _Tally:
+    """Counts of one connection. Every field is written by one thread only, so none needs a lock."""
+
+    __slots__ = ("drained", "dropped", "flushed", "last_message", "messages", "posted")
+
+    def __init__(self) -> None:
+        self.messages = 0
+        self.dropped: Counter[Drop] = Counter()
+        self.last_message: float | None = None
+        self.posted = 0
+        """Bytes given to the loop; written by the connection's thread, as all above."""
+        self.flushed = 0
+        """Bytes that the loop took; written by the loop."""
+        self.drained = threading.Event()
+
+
+class Hub:
+    """Connections to every address of one broker, and who waits for what. Made by :func:`get_hub`.
+
+    :param endpoint: the broker.
+    :param instance: characters of this Airflow instance in task keys.
+    :param linger: seconds for which connections stay open after the last waiter left.
+    """
+
+    def __init__(self, endpoint: BrokerEndpoint, instance: str, *, linger: float = LINGER) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9]{1,8}", instance):
+            raise ConfigurationError(
+                "instance", f"{instance!r} is not made of letters and digits", "Check config [panda] instance"
+            )
+        self.endpoint, self.instance = endpoint, instance
+        self._loop = asyncio.get_running_loop()
+        self._linger = linger
+        self._waiters: dict[bytes, tuple[Waiter, ...]] = {}
+        self._watches: dict[int, tuple[_StatusWatch, ...]] = {}
+        self._connections: dict[Address, Connection] = {}
+        self._tallies: dict[Address, _Tally] = {}
+        self._listening = asyncio.Event()
+        self._look_up = asyncio.Event()
+        self._supervisor: asyncio.Task[None] | None = None
+        self._unresolved: dict[tuple[str, int], BrokerError] = {}
+        self._idle: asyncio.TimerHandle | None = None
+        self._inbox: deque[tuple[Callable[[], None], _Tally, int]] = deque()
+        self._flush_due = False
+        self._delivered = 0
+        self._subscriptions = subscriptions(endpoint, instance)
+        self._start_idling()
+
+    # --- waiting --------------------------------------------------------------------------------------------
+
+    def wait_for(
+        self,
+        task_key: str,
+        *,
+        key: bytes,
+        deliver: Callable[[JobResult], None],
+        on_resubscribed: Callable[[], None] | None = None,
+    ) -> Waiter:
+        """Return a context manager, inside of which results of a task are delivered.
+
+        :param task_key: key of the task.
+        :param key: its signing key.
+        :param deliver: called in the loop with every verified result, repeats included.
+        :param on_resubscribed: called in the loop when an address is listened to (again) after
+            :meth:`Waiter.subscribed` ended: messages sent meanwhile may be lost, so look once elsewhere.
+        """
+        return Waiter(self, task_key, key, deliver, on_resubscribed)
+
+    def watch_status(self, task_id: int, callback: Callable[[StatusMessage], None]) -> _StatusWatch:
+        """Return a context manager, inside of which PanDA's status messages of a task are handed over.
+
+        Only while somebody waits, and only if the endpoint has a status destination.
+
+        :param task_id: jediTaskID.
+        :param callback: called in the loop.
+        """
+        return _StatusWatch(self, task_id, callback)
+
+    def health(self) -> HubHealth:
+        """Return how the hub fares."""
+        tallies = list(self._tallies.values())
+        dropped: Counter[str] = Counter()
+        for tally in tallies:
+            for drop, count in list(tally.dropped.items()):
+                dropped[drop.value] += count
+        connections = [
+            AddressHealth(
+                address=str(each.address),
+                state=each.state,
+                problem=None if each.problem is None else str(each.problem),
+                attempts=each.attempts,
+                losses=each.losses,
+            )
+            for each in self._connections.values()
+        ]
+        return HubHealth(
+            addresses=tuple(connections),
+            messages=sum(tally.messages for tally in tallies),
+            delivered=self._delivered,
+            dropped=dict(dropped),
+            waiting=len(self._waiters),
+            reconnects=sum(each.losses for each in connections),
+            last_message=max((tally.last_message for tally in tallies if tally.last_message), default=None),
+        )
+
+    async def aclose(self) -> None:
+        """Close every connection and wait for their threads; a waiter that comes later opens them again."""
+        if self._idle is not None:
+            self._idle.cancel()
+            self._idle = None
+        connections = self._shut()
+        await asyncio.gather(*(asyncio.to_thread(each.join, CLOSE_TIMEOUT) for each in connections))
+
+    def _add(self, waiter: Waiter) -> None:
+        name = waiter.task_key.encode()
+        self._waiters[name] = (*self._waiters.get(name, ()), waiter)
+        if self._idle is not None:
+            self._idle.cancel()
+            self._idle = None
+        if self._supervisor is None:
+            _HUBS.setdefault((self._loop, self.endpoint, self.instance), self)
+            self._supervisor = self._loop.create_task(self._supervise(), name=f"panda-hub-{self.instance}")
+
+    def _remove(self, waiter: Waiter) -> None:
+        _discard(self._waiters, waiter.task_key.encode(), waiter)
+        if not self._waiters:
+            self._start_idling()
+
+    def _start_idling(self) -> None:
+        if self._idle is None:
+            self._idle = self._loop.call_later(self._linger, self._end_idling)
+
+    def _end_idling(self) -> None:
+        self._idle = None
+        if not self._waiters:
+            self._shut()
+
+    def _shut(self) -> list[Connection]:
+        if _HUBS.get((self._loop, self.endpoint, self.instance)) is self:
+            del _HUBS[self._loop, self.endpoint, self.instance]
+        if self._supervisor is not None:
+            self._supervisor.cancel()
+            self._supervisor = None
+        connections = list(self._connections.values())
+        for each in connections:
+            each.stop()
+        self._connections.clear()
+        self._listening.clear()
+        return connections
+
+    async def _subscribed(self, timeout: float) -> None:
+        try:
+            async with asyncio.timeout(timeout):
+                await self._listening.wait()
+        except TimeoutError:
+            problems = [str(each.problem) for each in self._connections.values() if each.problem]
+            problems += [str(error) for error in self._unresolved.values()]
+            reason = "; ".join(problems) or f"no answer within {timeout:g} s"
+            raise BrokerError(
+                f"no address of the broker is listened to ({reason}). The hub goes on trying; results are looked "
+                f"for in PanDA's records meanwhile. `airflow panda check` tries the connection step by step.",
+                address=", ".join(f"{host}:{port}" for host, port in self.endpoint.addresses),
+            ) from None
+
+    # --- connections ----------------------------------------------------------------------------------------
+
+    async def _supervise(self) -> None:
+        """Keep one connection per resolved address."""
+        while True:
+            self._look_up.clear()
+            found = await asyncio.gather(*(self._resolve(host, port) for host, port in self.endpoint.addresses))
+            resolved = [address for addresses in found for address in addresses]
+            current = {each.address: each.state is State.LISTENING for each in self._connections.values()}
+            opened, closed = plan(current, resolved)
+            for address in closed:
+                self._connections.pop(address).stop()
+            for address in opened:
+                self._open(address)
+            await asyncio.sleep(RESOLVE_PAUSE)
+            try:
+                async with asyncio.timeout(RESOLVE_EVERY):
+                    await self._look_up.wait()
+            except TimeoutError:
+                pass
+
+    async def _resolve(self, host: str, port: int) -> tuple[Address, ...]:
+        try:
+            addresses = await asyncio.to_thread(resolve, host, port)
+        except BrokerError as error:
+            if (host, port) not in self._unresolved:
+                log.warning("%s", error)
+            self._unresolved[host, port] = error
+            return tuple(address for address in self._connections if (address.name, address.port) == (host, port))
+        self._unresolved.pop((host, port), None)
+        return addresses
+
+    def _open(self, address: Address) -> None:
+        self._tallies.setdefault(address, _Tally())
+        connection = Connection(
+            address, self.endpoint, self._subscriptions, receive=self._receive, changed=self._changed
+        )
+        self._connections[address] = connection
+        connection.start()
+
+    def _changed(self, connection: Connection, before: State) -> None:
+        """Tell the loop of a change of state. In the connection's thread."""
+        if connection.state is State.LISTENING or before is State.LISTENING or connection.state is State.WAITING:
+            try:
+                self._loop.call_soon_threadsafe(self._note_change, connection, connection.state)
+            except RuntimeError:  # the loop was closed without closing the hub
+                connection.stop()
+
+    def _note_change(self, connection: Connection, state: State) -> None:
+        if self._connections.get(connection.address) is not connection:
+            return
+        if any(each.state is State.LISTENING for each in self._connections.values()):
+            self._listening.set()
+        else:
+            self._listening.clear()
+        if state is State.LISTENING:
+            for waiter in [each for waiters in self._waiters.values() for each in waiters]:
+                if waiter._told and waiter._on_resubscribed is not None:
+                    self._call(waiter._on_resubscribed, waiter.task_key)
+        else:
+            self._look_up.set()
+
+    # --- messages: in the threads of the connections --------------------------------------------------------
+
+    def _receive(self, connection: Connection, frame: Frame) -> None:
+        tally = self._tallies[connection.address]
+        tally.messages += 1
+        tally.last_message = time.time()
+        try:
+            if header(frame.head, b"subscription") == STATUS:
+                drop = self._receive_status(tally, frame)
+            else:
+                drop = self._receive_result(tally, frame)
+        except Exception:
+            drop = Drop.UNREADABLE
+            log.exception("broker %s: a message of %d bytes was dropped", connection.address, frame.size)
+        if drop is not None:
+            tally.dropped[drop] += 1
+        if tally.posted - tally.flushed > BACKLOG_LIMIT:
+            tally.drained.clear()
+            if tally.posted - tally.flushed > BACKLOG_LIMIT:
+                connection.hold(tally.drained)
+
+    def _receive_result(self, tally: _Tally, frame: Frame) -> Drop | None:
+        waiters = screen_result(frame, self._waiters)
+        if isinstance(waiters, Drop):
+            return waiters
+        drop = None
+        for waiter in waiters:
+            try:
+                if frame.body is None:
+                    raise EnvelopeError(f"{frame.size} bytes are more than a result message may have")
+                result = read_body(frame.body, waiter._key, waiter.task_key)
+            except SignatureError as error:
+                drop = self._refuse(waiter, Drop.BAD_SIGNATURE, error)
+            except EnvelopeError as error:
+                drop = self._refuse(waiter, Drop.TOO_LARGE if frame.body is None else Drop.MALFORMED, error)
+            else:
+                self._post(tally, frame.size, lambda waiter=waiter, result=result: self._hand_over(waiter, result))
+        return drop
+
+    def _refuse(self, waiter: Waiter, drop: Drop, error: EnvelopeError) -> Drop:
+        if drop not in waiter._logged:
+            waiter._logged |= {drop}
+            log.warning(
+                "task %s: a message for it was dropped (%s: %.300s); the wait goes on, and more of this kind for "
+                "this task are counted, not logged",
+                waiter.task_key,
+                drop.value,
+                error,
+            )
+        return drop
+
+    def _receive_status(self, tally: _Tally, frame: Frame) -> Drop | None:
+        watches = screen_status(frame, self._watches)
+        if isinstance(watches, Drop):
+            return watches
+        message = read_status(frame.body or b"")
+        if message is None:
+            return Drop.MALFORMED
+        self._post(tally, frame.size, lambda: self._hand_over_status(watches, message))
+        return None
+
+    def _post(self, tally: _Tally, size: int, deliver: Callable[[], None]) -> None:
+        tally.posted += size
+        self._inbox.append((deliver, tally, size))
+        if not self._flush_due:
+            self._flush_due = True
+            try:
+                self._loop.call_soon_threadsafe(self._flush)
+            except RuntimeError:  # the loop was closed without closing the hub
+                for connection in list(self._connections.values()):
+                    connection.stop()
+
+    # --- messages: in the loop ------------------------------------------------------------------------------
+
+    def _flush(self) -> None:
+        self._flush_due = False
+        for _ in range(len(self._inbox)):
+            deliver, tally, size = self._inbox.popleft()
+            deliver()
+            tally.flushed += size
+            tally.drained.set()
+
+    def _hand_over(self, waiter: Waiter, result: JobResult) -> None:
+        deliver = waiter._deliver
+        if deliver is not None:
+            self._delivered += 1
+            self._call(lambda: deliver(result), waiter.task_key)
+
+    def _hand_over_status(self, watches: tuple[_StatusWatch, ...], message: StatusMessage) -> None:
+        for watch in watches:
+            callback = watch.callback
+            if callback is not None:
+                self._delivered += 1
+                self._call(lambda callback=callback: callback(message), f"of jediTaskID {message.task_id}")
+
+    def _call(self, callback: Callable[[], None], task_key: str) -> None:
+        """Call what a waiter gave; its failure is not another's."""
+        try:
+            callback()
+        except Exception:
+            log.exception("task %s: its callback failed; other waiters are not affected", task_key)
+
+
+def read_status(body: bytes) -> StatusMessage | None:
+    """Return a status message of PanDA, or None if the body is none."""
+    try:
+        content: Any = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(content, dict):
+        return None
+    task_id, job_id, status = content.get("taskid"), content.get("jobid"), content.get("status")
+    kind, timestamp = content.get("msg_type"), content.get("timestamp")
+    if type(task_id) is not int or not isinstance(status, str) or kind not in ("task_status", "job_status"):
+        return None
+    if kind == "job_status" and type(job_id) is not int:
+        return None
+    return StatusMessage(
+        task_id=task_id,
+        job_id=job_id if kind == "job_status" else None,
+        status=status[:64],
+        timestamp=float(timestamp) if type(timestamp) in (int, float) and abs(timestamp) < 1e12 else None,
+    )
+
+
+def _discard(table: dict[Any, tuple[Any, ...]], key: object, gone: object) -> None:
+    left = tuple(each for each in table.get(key, ()) if each is not gone)
+    if left:
+        table[key] = left
+    else:
+        table.pop(key, None)
+
+
+_HUBS: dict[tuple[asyncio.AbstractEventLoop, BrokerEndpoint, str], Hub] = {}
+
+
+def get_hub(endpoint: BrokerEndpoint, instance: str) -> Hub:
+    """Return the hub of this process for a broker, an Airflow instance and the running loop.
+
+    Its connections open with the first waiter, and close :data:`LINGER` seconds after the last one left.
+
+    :param endpoint: the broker.
+    :param instance: characters of this Airflow instance in task keys (``grid.task.instance_id``).
+    :raises ConfigurationError: ``instance`` is not made of letters and digits.
+    """
+    loop = asyncio.get_running_loop()
+    for key in [key for key in _HUBS if key[0].is_closed()]:
+        _HUBS.pop(key)._shut()
+    hub = _HUBS.get((loop, endpoint, instance))
+    if hub is None:
+        hub = _HUBS[loop, endpoint, instance] = Hub(endpoint, instance)
+    return hub

@@ -1,0 +1,48 @@
+"""``airflow panda ...``: the commands that Airflow's own command line gets from this provider."""
+
+from __future__ import annotations
+
+from airflow.cli.cli_config import ActionCommand, Arg, GroupCommand, lazy_load_command
+
+_CONN = Arg(("conn_id",), help="connection of type panda", nargs="?", default="panda_default")
+_NEW_SECRET = Arg(("--new-secret",), help="make a new instance secret even if there is one", action="store_true")
+
+_GRID_ARGS = (
+    Arg(("--host",), help="address to listen on (default 127.0.0.1)", default="127.0.0.1"),
+    Arg(("--http-port",), help="port of the PanDA server; 0 for a free one", type=int, default=25080),
+    Arg(("--stomp-port",), help="port of the STOMP broker; 0 for a free one", type=int, default=61613),
+    Arg(("--data",), help="folder of the grid's state", default=None),
+    Arg(("--slots",), help="jobs that run at once", type=int, default=None),
+    Arg(("--queue-delay",), help="seconds that a job waits in its queue", type=float, default=0.0),
+    Arg(("--failure-rate",), help="share of attempts that fail for infrastructure reasons", type=float, default=0.0),
+)
+
+
+def get_panda_commands() -> list[GroupCommand]:
+    """Return the command group ``panda``."""
+    return [
+        GroupCommand(
+            name="panda",
+            help="PanDA connections and the embedded grid",
+            subcommands=(
+                ActionCommand(
+                    name="setup",
+                    help="make the instance secret of a connection and store it with PanDA as a user secret",
+                    func=lazy_load_command("airflow_provider_panda.commands.setup.setup"),
+                    args=(_CONN, _NEW_SECRET),
+                ),
+                ActionCommand(
+                    name="check",
+                    help="try a connection step by step and say what is wrong; changes nothing",
+                    func=lazy_load_command("airflow_provider_panda.commands.check.check"),
+                    args=(_CONN,),
+                ),
+                ActionCommand(
+                    name="grid",
+                    help="run the embedded grid: a PanDA server, a STOMP broker and workers on this machine",
+                    func=lazy_load_command("airflow_provider_panda.commands.grid.grid"),
+                    args=_GRID_ARGS,
+                ),
+            ),
+        )
+    ]

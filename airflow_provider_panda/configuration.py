@@ -1,0 +1,39 @@
+"""The one place that reads Airflow's configuration: section ``[panda]``."""
+
+from __future__ import annotations
+
+from airflow.providers.common.compat.sdk import conf
+
+from airflow_provider_panda.exceptions import ConfigurationError
+from airflow_provider_panda.grid.task import instance_id
+
+SECTION = "panda"
+
+
+def instance(instance_secret: str | None, *, conn_id: str) -> str:
+    """Return the four characters of this Airflow instance: ``[panda] instance``, else derived from the secret.
+
+    :param instance_secret: the instance secret of the connection ``conn_id``.
+    :raises ConfigurationError: neither is set, or the option has another form.
+    """
+    configured: str = conf.get(SECTION, "instance", fallback="").strip()
+    if configured:
+        if len(configured) != 4 or not configured.isascii() or not configured.isalnum() or not configured.islower():
+            raise ConfigurationError(
+                "Airflow option [panda] instance",
+                f"{configured!r} is not four lower-case letters or digits",
+                "Set it to such a name, the same on every component of this Airflow, or leave it out",
+            )
+        return configured
+    if not instance_secret:
+        raise ConfigurationError(
+            f"connection {conn_id}, field instance_secret",
+            "it is empty, so results could not be verified",
+            f"Run `airflow panda setup {conn_id}`",
+        )
+    return instance_id(instance_secret)
+
+
+def poll_interval() -> float:
+    """Return the seconds between two status requests for all waiting tasks of a connection."""
+    return max(1.0, float(conf.getfloat(SECTION, "poll_interval", fallback=60.0)))

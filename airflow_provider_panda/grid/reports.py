@@ -1,0 +1,29 @@
+"""The third way home: envelopes that PanDA keeps as the job reports of finished jobs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+
+from airflow_provider_panda.exceptions import EnvelopeError
+from airflow_provider_panda.grid.task import JobRecord
+from airflow_provider_panda.payload.envelope import BODY_KEY
+from airflow_provider_panda.payload.result import JobResult, read_envelope
+
+log = logging.getLogger(__name__)
+
+
+def verified_results(records: Iterable[JobRecord], *, key: bytes, task_key: str) -> Iterator[JobResult]:
+    """Yield the verified results among the job reports that PanDA kept (facts/panda.md section 10).
+
+    :param records: records of attempts.
+    :param key: signing key of the task.
+    :param task_key: key of the task.
+    """
+    for record in records:
+        if record.report is None or BODY_KEY not in record.report:
+            continue
+        try:
+            yield read_envelope(record.report[BODY_KEY], key=key, task_key=task_key)
+        except EnvelopeError as error:
+            log.warning("%s: job report of PandaID %d ignored: %s", task_key, record.panda_id, error)

@@ -1,0 +1,460 @@
+"""Run a Python function as one PanDA task, one job or N, and return its value or values.
+
+One way through: bind the arguments, pack, upload, submit, defer; and on resume: read what came home, decode, return.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn
+
+from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator
+
+from airflow_provider_panda import configuration
+from airflow_provider_panda.exceptions import (
+    ConfigurationError,
+    DeadlineExceededError,
+    GridError,
+    GridTaskFailedError,
+    JobRaisedError,
+    MissingResultsError,
+    PackagingError,
+    PandaProviderError,
+)
+from airflow_provider_panda.grid.names import processing_type, secret_name, task_name
+from airflow_provider_panda.grid.outcome import CallPolicy, OnJobError, WaitFor
+from airflow_provider_panda.grid.task import Resources, TaskSpec, task_key
+from airflow_provider_panda.hooks.panda import PandaConnection, PandaHook
+from airflow_provider_panda.links import LINK_KEY, PandaTaskLink
+from airflow_provider_panda.operators.call import Call, bind_call, check_context_free, map_over_names
+from airflow_provider_panda.operators.homecoming import collect_values
+from airflow_provider_panda.payload import envelope
+from airflow_provider_panda.payload.command import Environment, job_command
+from airflow_provider_panda.payload.package import Archive, build_archive, check_function
+from airflow_provider_panda.payload.xcom import to_xcom
+from airflow_provider_panda.triggers.event import FunctionEvent, Outcome
+from airflow_provider_panda.triggers.function import PandaFunctionTrigger
+
+if TYPE_CHECKING:
+    from os import PathLike
+    from types import ModuleType
+
+    from airflow.providers.common.compat.sdk import Context
+
+    from airflow_provider_panda.grid.panda import PandaGrid
+
+TASK_ID_KEY = "panda_task_id"
+"""XCom and task state key of the jediTaskID."""
+TASK_KEY_KEY = "panda_task_key"
+"""XCom and task state key of the task key."""
+
+
+class PandaFunctionOperator(BaseOperator):
+    """Run a Python function on the grid as one PanDA task and return its value.
+
+    :param python_callable: the function; it is shipped with what it uses (docs/functions.md).
+    :param op_args: positional arguments (templated).
+    :param op_kwargs: keyword arguments (templated).
+    :param map_over: name or names of arguments given as lists of equal length: one job per element, all in one
+        PanDA task; the value is then the list of results in input order.
+    :param panda_conn_id: connection of type ``panda``.
+    :param queue: PanDA queue; default: that of the connection. (The queue of Airflow's executor is ``airflow_queue``.)
+    :param cloud: PanDA cloud; default: that of the connection.
+    :param working_group: PanDA working group; default: that of the connection.
+    :param core_count: cores of a job.
+    :param memory_mb: memory of a job in MB.
+    :param walltime: time limit of a job, in seconds or as a timedelta.
+    :param priority: PanDA priority.
+    :param max_attempt: attempts of a job in case of infrastructure faults.
+    :param retry_on_exception: whether an exception of the function is tried again, up to ``max_attempt``; by default
+        it is final at once.
+    :param environment: setup lines, container and python of the worker node: an ``Environment`` or a dict of its fields.
+    :param serializer: "source", "cloudpickle", or "auto" (source wherever it can be made).
+    :param value_format: "json", or "cloudpickle" for values that only a pickle carries.
+    :param include: further modules to ship, by name, module object or path.
+    :param on_job_error: "fail": the first final failure of a job fails this task and kills the rest; "collect":
+        failed elements become ``JobFailure`` values.
+    :param min_success: with "collect", how many jobs (int) or which share of them (float up to 1.0) must succeed.
+    :param wait_for: "results" ends this task when its results are in; "task" when PanDA ended its task as well.
+    :param deadline: time from submission after which the grid task is killed and this task fails, in seconds or as a
+        timedelta; default: ``execution_timeout``, which Airflow itself does not apply to a deferred task.
+    :param airflow_queue: queue of Airflow's executor, where that matters.
+    :param multiple_outputs: push each key of a returned dictionary as an XCom of its own.
+    :raises ConfigurationError: an argument is wrong.
+    :raises PackagingError: the function cannot be shipped; raised when the DAG is parsed where that can be told.
+    """
+
+    template_fields: Sequence[str] = ("op_args", "op_kwargs", "panda_conn_id", "panda_queue", "cloud", "working_group")
+    template_fields_renderers: ClassVar[dict[str, str]] = {"op_args": "py", "op_kwargs": "py"}
+    operator_extra_links = (PandaTaskLink(),)
+    shallow_copy_attrs: Sequence[str] = ("python_callable",)
+    ui_color = "#e5f0fa"
+
+    def __init__(
+        self,
+        *,
+        python_callable: Callable[..., Any],
+        op_args: Collection[Any] | None = None,
+        op_kwargs: Mapping[str, Any] | None = None,
+        map_over: str | Sequence[str] | None = None,
+        panda_conn_id: str = PandaHook.default_conn_name,
+        queue: str | None = None,
+        cloud: str | None = None,
+        working_group: str | None = None,
+        core_count: int = 1,
+        memory_mb: int | None = None,
+        walltime: float | timedelta | None = None,
+        priority: int = 900,
+        max_attempt: int = 3,
+        retry_on_exception: bool = False,
+        environment: Environment | Mapping[str, Any] | None = None,
+        serializer: Literal["auto", "source", "cloudpickle"] = "auto",
+        value_format: Literal["json", "cloudpickle"] = "json",
+        include: Sequence[str | ModuleType | PathLike[str]] = (),
+        on_job_error: OnJobError = "fail",
+        min_success: int | float | None = None,
+        wait_for: WaitFor = "results",
+        deadline: float | timedelta | None = None,
+        panda_queue: str | None = None,
+        airflow_queue: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if airflow_queue is not None:
+            kwargs["queue"] = airflow_queue
+        super().__init__(**kwargs)
+        self.python_callable = python_callable
+        self.op_args = list(op_args or ())
+        self.op_kwargs = dict(op_kwargs or {})
+        self.panda_conn_id = panda_conn_id
+        # "queue" of a mapped task reaches us under this name, for BaseOperator's own "queue" is Airflow's.
+        self.panda_queue = panda_queue or queue
+        self.cloud = cloud
+        self.working_group = working_group
+        self.core_count = _positive("core_count", core_count)
+        self.memory_mb = None if memory_mb is None else _positive("memory_mb", memory_mb)
+        self.walltime = _duration("walltime", walltime)
+        self.priority = priority
+        self.max_attempt = _positive("max_attempt", max_attempt)
+        self.retry_on_exception = retry_on_exception
+        self.environment = _environment(environment)
+        self.serializer = _one_of("serializer", serializer, ("auto", "source", "cloudpickle"))
+        self.value_format = _one_of("value_format", value_format, ("json", "cloudpickle"))
+        self.include = (include,) if isinstance(include, str) else tuple(include)
+        self.on_job_error = _one_of("on_job_error", on_job_error, ("fail", "collect"))
+        self.min_success = _min_success(min_success, on_job_error)
+        self.wait_for = _one_of("wait_for", wait_for, ("results", "task"))
+        self.deadline = _duration("deadline", deadline)
+        self.map_over = map_over_names(python_callable, map_over)
+        check_context_free(python_callable, given=self._given_names())
+        check_function(python_callable, serializer=self.serializer, map_over=self.map_over, include=self.include)
+        self._submitted: tuple[PandaGrid, int] | None = None
+
+    def _given_names(self) -> frozenset[str]:
+        """Names of the function's arguments that the DAG file passes."""
+        names = list(inspect.signature(self.python_callable).parameters)
+        return frozenset(names[: len(self.op_args)]) | frozenset(self.op_kwargs)
+
+    # --- way out ------------------------------------------------------------------------------------------------
+
+    def execute(self, context: Context) -> Any:
+        """Pack, submit and defer; returns at once only for a mapped call of no elements."""
+        function = self.python_callable.__name__
+        try:
+            call = bind_call(self.python_callable, self.op_args, self.op_kwargs, self.map_over)
+            if call.per_job is not None and not call.per_job:
+                self.log.info("%s() is mapped over an empty list: no grid task, the value is []", function)
+                return []
+            connection = PandaHook(self.panda_conn_id).get_conn()
+            archive = self._pack(call)
+        except (ConfigurationError, PackagingError) as error:
+            # The same try would end the same way: no retries.
+            raise AirflowFailException(str(error)) from error
+        ti = context["ti"]
+        instance = configuration.instance(connection.instance_secret, conn_id=self.panda_conn_id)
+        key = task_key(instance, str(ti.id))
+        if connection.signing == "archive":
+            archive = self._pack(call, connection=connection, key=key)
+        self.log.info(
+            "%s: packed %s() as %s, %d job(s), %d bytes, by %s",
+            key, function, archive.name, archive.n_jobs, len(archive.content), archive.form,
+        )  # fmt: skip
+        self._remember(context, TASK_KEY_KEY, key)
+
+        grid = PandaHook(self.panda_conn_id).grid()
+        spec = self._spec(connection, grid, archive, key, instance, context)
+        grid.upload(archive.name, archive.content)
+        task_id = grid.submit(spec)
+        self._submitted = (grid, task_id)
+        self._remember(context, TASK_ID_KEY, task_id)
+        ti.xcom_push(TASK_KEY_KEY, key)
+        ti.xcom_push(TASK_ID_KEY, task_id)
+        if connection.monitor_url:
+            ti.xcom_push(LINK_KEY, f"{connection.monitor_url.rstrip('/')}/task/{task_id}/")
+        self.log.info("%s: submitted as PanDA task %d (%s); waiting without a worker", key, task_id, spec.name)
+        self._submitted = None
+        return self._defer(spec, task_id)
+
+    def _pack(self, call: Call, *, connection: PandaConnection | None = None, key: str = "") -> Archive:
+        delivery = None
+        if connection is not None:
+            from airflow_provider_panda.hooks.delivery import archive_delivery
+
+            delivery = archive_delivery(connection, key)
+        return build_archive(
+            call.function,
+            args=call.args,
+            kwargs=call.kwargs,
+            per_job=call.per_job,
+            serializer=self.serializer,
+            include=self.include,
+            value_format=self.value_format,
+            delivery=delivery,
+        )
+
+    def _spec(
+        self,
+        connection: PandaConnection,
+        grid: PandaGrid,
+        archive: Archive,
+        key: str,
+        instance: str,
+        context: Context,
+    ) -> TaskSpec:
+        by_secret = connection.signing == "secret"
+        command = job_command(
+            archive=archive,
+            url=grid.archive_url(archive.name),
+            task_key=key,
+            environment=self.environment,
+            secret_name=secret_name(instance) if by_secret else None,
+            result_store=connection.result_store,
+        )
+        ti = context["ti"]
+        return TaskSpec(
+            key=key,
+            name=task_name(ti.dag_id, ti.task_id, ti.run_id, key),
+            n_jobs=archive.n_jobs,
+            command=command,
+            archive_name=archive.name,
+            resources=Resources(
+                queue=self.panda_queue or connection.queue,
+                cloud=self.cloud or connection.cloud,
+                working_group=self.working_group or connection.working_group,
+                core_count=self.core_count,
+                memory_mb=self.memory_mb,
+                walltime=self.walltime,
+                priority=self.priority,
+                max_attempt=self.max_attempt,
+            ),
+            container=self.environment.container if self.environment.container_runtime == "panda" else None,
+            use_secrets=by_secret,
+            processing_type=processing_type(instance),
+        )
+
+    def _remember(self, context: Context, name: str, value: str | int) -> None:
+        """Write to the task state store, which outlives this try."""
+        store = context.get("task_state_store")
+        if store is None:
+            return
+        try:
+            store.set(name, value)
+        except Exception as error:
+            # The name look-up finds the task as well; losing this note must not fail the submission.
+            self.log.warning("could not write %s to the task state store: %s", name, error)
+
+    def _defer(self, spec: TaskSpec, task_id: int) -> NoReturn:
+        limit = self.deadline if self.deadline is not None else self.execution_timeout
+        self.defer(
+            trigger=PandaFunctionTrigger(
+                panda_conn_id=self.panda_conn_id,
+                task_key=spec.key,
+                task_id=task_id,
+                task_name=spec.name,
+                processing_type=spec.processing_type,
+                policy=self._policy(spec.n_jobs),
+                value_format=self.value_format,
+                deadline=None if limit is None else time.time() + limit.total_seconds(),
+            ),
+            method_name="execute_complete",
+        )
+
+    def _policy(self, n_jobs: int) -> CallPolicy:
+        return CallPolicy(
+            n_jobs=n_jobs,
+            on_job_error=self.on_job_error,
+            retry_on_exception=self.retry_on_exception,
+            max_attempt=self.max_attempt,
+            wait_for=self.wait_for,
+        )
+
+    def on_kill(self) -> None:
+        """Kill the grid task if this worker is ended between submission and deferral."""
+        if self._submitted is not None:
+            grid, task_id = self._submitted
+            self.log.info("killing PanDA task %d", task_id)
+            grid.kill(task_id)
+
+    # --- way back -----------------------------------------------------------------------------------------------
+
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
+        """Return the value that came home, or raise what became of the grid task."""
+        came = FunctionEvent.from_json(event)
+        self._log_failures(came)
+        if came.outcome is Outcome.COMPLETE and (self.on_job_error == "collect" or not came.failures):
+            hook = PandaHook(self.panda_conn_id)
+            values = collect_values(
+                came,
+                grid=hook.grid(),
+                key=envelope.derive_key(hook.get_conn().instance_secret or "", came.task_key),
+                allow_pickle=self.value_format == "cloudpickle",
+            )
+            if came.failures:
+                self._kill(came)  # ends what PanDA would still try again of jobs that are settled for us
+                self._check_min_success(came)
+            self.log.info("%s: %d of %d job(s) returned", came.task_key, len(values), came.n_jobs)
+            failures = {failure.job: failure for failure in came.failures}
+            result = [values[job] if job in values else failures[job] for job in range(came.n_jobs)]
+            return to_xcom(result if self.map_over else result[0])
+        if came.outcome is not Outcome.COMPLETE:
+            self._kill(came)
+        raise self._error(came)
+
+    def _log_failures(self, came: FunctionEvent) -> None:
+        for failure in came.failures[:10]:
+            self.log.error(
+                "%s: job %d, attempt %d failed on host %s (site %s, PandaID %s): %s: %s\n%s",
+                came.task_key, failure.job, failure.attempt, failure.host, failure.site, failure.panda_id,
+                failure.type, failure.message, failure.traceback,
+            )  # fmt: skip
+        if len(came.failures) > 10:
+            self.log.error("%s: and %d more failed jobs", came.task_key, len(came.failures) - 10)
+
+    def _check_min_success(self, came: FunctionEvent) -> None:
+        succeeded = came.n_jobs - len(came.failures)
+        needed = 0 if self.min_success is None else self.min_success
+        if isinstance(needed, float):
+            needed = needed * came.n_jobs
+        if succeeded < needed:
+            raise GridTaskFailedError(
+                f"{came.task_key}: only {succeeded} of {came.n_jobs} jobs succeeded, min_success asks for "
+                f"{self.min_success}. First failure: {came.failures[0].type}: {came.failures[0].message}",
+                task_key=came.task_key,
+                task_id=came.task_id,
+            )
+
+    def _error(self, came: FunctionEvent) -> PandaProviderError:
+        key, task_id = came.task_key, came.task_id
+        where = f"{key} (PanDA task {task_id})"
+        if came.outcome is Outcome.DEADLINE:
+            return DeadlineExceededError(
+                f"{where}: not ended before its deadline, PanDA's last word was {came.status!r}"
+                f"{': ' + came.error if came.error else ''}. It was killed; raise deadline= if it needs longer",
+                task_key=key,
+                task_id=task_id,
+            )
+        if came.failures:
+            first = came.failures[0]
+            return JobRaisedError(
+                f"{where}: job {first.job} failed with {first.type}: {first.message} "
+                f"(attempt {first.attempt}, host {first.host}, site {first.site}, PandaID {first.panda_id}); "
+                f"{len(came.failures)} of {came.n_jobs} job(s) failed",
+                task_key=key,
+                task_id=task_id,
+                job=first.job,
+                remote_traceback=first.traceback,
+            )
+        if came.status in ("done", "finished"):
+            return MissingResultsError(
+                f"{where}: PanDA says {came.status!r}, but no value came home from {len(came.missing)} of "
+                f"{came.n_jobs} job(s): {_some(came.missing)}. See the jobs' logs on the PanDA monitor",
+                task_key=key,
+                task_id=task_id,
+                jobs=came.missing,
+            )
+        return GridTaskFailedError(
+            f"{where} ended as {came.status!r}{': ' + came.error if came.error else ''}",
+            task_key=key,
+            task_id=task_id,
+        )
+
+    def _kill(self, came: FunctionEvent) -> None:
+        """End what is left of the grid task; an unreachable PanDA does not hide the outcome."""
+        if came.ended:
+            return
+        try:
+            PandaHook(self.panda_conn_id).grid().kill(came.task_id)
+        except GridError as error:
+            self.log.warning(
+                "%s: PanDA task %d could not be killed: %s. `airflow panda reap` finds it later",
+                came.task_key, came.task_id, error,
+            )  # fmt: skip
+
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
+        """Resume; where Airflow itself fails the task ("__fail__"), nobody waits for the grid task any more: kill it."""
+        if next_method == "__fail__":
+            ti = context["ti"]
+            task_id = ti.xcom_pull(task_ids=ti.task_id, key=TASK_ID_KEY, map_indexes=ti.map_index)
+            if task_id is not None:
+                self.log.warning("the trigger ended without a result; killing PanDA task %s", task_id)
+                PandaHook(self.panda_conn_id).grid().kill(int(task_id))
+        return super().resume_execution(next_method, next_kwargs, context)
+
+
+def _some(jobs: Sequence[int]) -> str:
+    return ", ".join(map(str, jobs[:20])) + (", ..." if len(jobs) > 20 else "")
+
+
+def _positive(name: str, value: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ConfigurationError(f"argument {name}", f"{value!r} is not a positive whole number", "Give one, such as 1")
+    return value
+
+
+def _duration(name: str, value: float | timedelta | None) -> timedelta | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float | timedelta):
+        raise ConfigurationError(f"argument {name}", f"{value!r} is no duration", "Give seconds or a timedelta")
+    duration = value if isinstance(value, timedelta) else timedelta(seconds=value)
+    if duration <= timedelta(0):
+        raise ConfigurationError(f"argument {name}", f"{value!r} is not positive", "Give seconds or a timedelta")
+    return duration
+
+
+def _one_of[T: str](name: str, value: T, allowed: Sequence[str]) -> T:
+    if value not in allowed:
+        raise ConfigurationError(f"argument {name}", f"{value!r} is unknown", f"Use one of {', '.join(allowed)}")
+    return value
+
+
+def _environment(value: Environment | Mapping[str, Any] | None) -> Environment:
+    if value is None:
+        return Environment()
+    if isinstance(value, Environment):
+        return value
+    fields = dict(value)
+    known = [field.name for field in dataclasses.fields(Environment)]
+    if unknown := sorted(set(fields) - set(known)):
+        raise ConfigurationError(
+            "argument environment", f"unknown field {', '.join(unknown)}", f"Fields are {', '.join(known)}"
+        )
+    if "setup" in fields:
+        setup = fields["setup"]
+        fields["setup"] = (setup,) if isinstance(setup, str) else tuple(setup)
+    return Environment(**fields)
+
+
+def _min_success(value: int | float | None, on_job_error: str) -> int | float | None:
+    if value is None:
+        return None
+    if on_job_error != "collect":
+        raise ConfigurationError("argument min_success", "it has no meaning here", 'Set on_job_error="collect" with it')
+    if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+        raise ConfigurationError("argument min_success", f"{value!r} is no number of jobs", "Give 10 or 0.9")
+    if isinstance(value, float) and value > 1:
+        raise ConfigurationError("argument min_success", f"{value!r} is over 1.0", "A share is a float up to 1.0")
+    return value
