@@ -92,6 +92,7 @@ class Connection:
     :param subscribe_to: what to subscribe to.
     :param receive: called in the thread of the connection with every message.
     :param changed: called in the thread of the connection after each change of state.
+    :param wanted: asked now and then in the thread of the connection; it ends itself when nobody wants it any more.
 
     :ivar state: what it is doing.
     :ivar problem: why the last attempt ended, or None while all is well.
@@ -107,13 +108,14 @@ class Connection:
         *,
         receive: Callable[[Connection, Frame], None],
         changed: Callable[[Connection, State], None],
+        wanted: Callable[[], bool],
     ) -> None:
         self.address = address
         self.state = State.NEW
         self.problem: BrokerError | None = None
         self.attempts = self.losses = 0
         self._endpoint, self._subscribe_to = endpoint, subscribe_to
-        self._receive, self._changed = receive, changed
+        self._receive, self._changed, self._wanted = receive, changed, wanted
         self._stop = Stop()
         self._session: Session | None = None
         self._thread = threading.Thread(target=self._run, name=f"panda-broker-{address.ip}", daemon=True)
@@ -154,7 +156,7 @@ class Connection:
             if time.monotonic() - began > STEADY:
                 delays = backoff()
             self._enter(Event.LOST)
-            if self._stop.wait(next(delays)):
+            if self._stop.wait(next(delays)) or not self._wanted():
                 break
             self._enter(Event.RETRY)
         self._enter(Event.STOP)
@@ -178,9 +180,10 @@ class Connection:
                 session.subscribe(wanted.id.decode(), wanted.destination, wanted.selector)
             self.problem = None
             self._enter(Event.SUBSCRIBED)
-            while True:
+            while self._wanted():
                 for frame in session.read():
                     self._receive(self, frame)
+            raise Stopped
         finally:
             self._session = None
             session.close()

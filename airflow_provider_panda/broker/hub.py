@@ -8,14 +8,12 @@ connection, thread, subscription, queue or task per waiting task: a dict entry a
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import re
-import threading
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable
+from functools import partial
 from types import TracebackType
 from typing import Any, Final
 
@@ -23,9 +21,11 @@ from airflow_provider_panda.broker.addresses import Address, plan, resolve
 from airflow_provider_panda.broker.connection import Connection, State, subscriptions
 from airflow_provider_panda.broker.endpoint import BrokerEndpoint
 from airflow_provider_panda.broker.frames import Frame, header
+from airflow_provider_panda.broker.health import HubHealth, Tally, health_of
+from airflow_provider_panda.broker.reading import JobResult, read_body
 from airflow_provider_panda.broker.screen import STATUS, Drop, screen_result, screen_status
+from airflow_provider_panda.broker.status import StatusMessage, read_status
 from airflow_provider_panda.exceptions import BrokerError, ConfigurationError, EnvelopeError, SignatureError
-from airflow_provider_panda.payload.result import JobResult, read_body
 
 log = logging.getLogger(__name__)
 
@@ -37,68 +37,9 @@ RESOLVE_PAUSE: Final = 2.0
 """Seconds between look-ups at least."""
 BACKLOG_LIMIT: Final = 64 * 1024 * 1024
 """Bytes of messages of one connection that may wait for the loop before the connection stops reading."""
+FLUSH_SLICE: Final = 0.02
+"""Seconds for which results are handed over before others of the loop get their turn."""
 CLOSE_TIMEOUT: Final = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class StatusMessage:
-    """A status message of PanDA (samples/panda/broker_messages.json). It is not signed: a hint to look, no proof.
-
-    :param task_id: jediTaskID.
-    :param job_id: PandaID, or None for the status of the task itself.
-    :param status: PanDA's own word.
-    :param timestamp: Unix time in seconds, or None.
-    """
-
-    task_id: int
-    job_id: int | None
-    status: str
-    timestamp: float | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AddressHealth:
-    """How one connection fares.
-
-    :param address: name, IP address and port.
-    :param state: a :class:`~airflow_provider_panda.broker.connection.State`.
-    :param problem: why its last attempt ended, or None.
-    :param attempts: connections tried.
-    :param losses: how often it listened and lost that.
-    """
-
-    address: str
-    state: State
-    problem: str | None
-    attempts: int
-    losses: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HubHealth:
-    """How a hub fares.
-
-    :param addresses: its connections.
-    :param messages: messages received.
-    :param delivered: results and status messages handed over.
-    :param dropped: messages dropped, by reason.
-    :param waiting: tasks waited for.
-    :param reconnects: how often a connection listened, was lost, and may have come back.
-    :param last_message: Unix time of the last message, or None.
-    """
-
-    addresses: tuple[AddressHealth, ...]
-    messages: int
-    delivered: int
-    dropped: Mapping[str, int]
-    waiting: int
-    reconnects: int
-    last_message: float | None
-
-    @property
-    def connected(self) -> tuple[str, ...]:
-        """Addresses that are listened to."""
-        return tuple(each.address for each in self.addresses if each.state is State.LISTENING)
 
 
 class Waiter:
@@ -130,7 +71,7 @@ class Waiter:
         self._deliver = None
         self._hub._remove(self)
 
-    async def subscribed(self, timeout: float) -> None:
+    async def subscribed(self, timeout: float) -> None:  # noqa: ASYNC109 - the error says why
         """Wait until at least one address is listened to; from then on ``on_resubscribed`` is called.
 
         :param timeout: seconds.
@@ -162,22 +103,6 @@ class _StatusWatch:
         _discard(self._hub._watches, self.task_id, self)
 
 
-class _Tally:
-    """Counts of one connection. Every field is written by one thread only, so none needs a lock."""
-
-    __slots__ = ("drained", "dropped", "flushed", "last_message", "messages", "posted")
-
-    def __init__(self) -> None:
-        self.messages = 0
-        self.dropped: Counter[Drop] = Counter()
-        self.last_message: float | None = None
-        self.posted = 0
-        """Bytes given to the loop; written by the connection's thread, as all above."""
-        self.flushed = 0
-        """Bytes that the loop took; written by the loop."""
-        self.drained = threading.Event()
-
-
 class Hub:
     """Connections to every address of one broker, and who waits for what. Made by :func:`get_hub`.
 
@@ -197,13 +122,13 @@ class Hub:
         self._waiters: dict[bytes, tuple[Waiter, ...]] = {}
         self._watches: dict[int, tuple[_StatusWatch, ...]] = {}
         self._connections: dict[Address, Connection] = {}
-        self._tallies: dict[Address, _Tally] = {}
+        self._tallies: dict[Address, Tally] = {}
         self._listening = asyncio.Event()
         self._look_up = asyncio.Event()
         self._supervisor: asyncio.Task[None] | None = None
         self._unresolved: dict[tuple[str, int], BrokerError] = {}
         self._idle: asyncio.TimerHandle | None = None
-        self._inbox: deque[tuple[Callable[[], None], _Tally, int]] = deque()
+        self._inbox: deque[tuple[Callable[[], None], Tally, int]] = deque()
         self._flush_due = False
         self._delivered = 0
         self._subscriptions = subscriptions(endpoint, instance)
@@ -241,29 +166,8 @@ class Hub:
 
     def health(self) -> HubHealth:
         """Return how the hub fares."""
-        tallies = list(self._tallies.values())
-        dropped: Counter[str] = Counter()
-        for tally in tallies:
-            for drop, count in list(tally.dropped.items()):
-                dropped[drop.value] += count
-        connections = [
-            AddressHealth(
-                address=str(each.address),
-                state=each.state,
-                problem=None if each.problem is None else str(each.problem),
-                attempts=each.attempts,
-                losses=each.losses,
-            )
-            for each in self._connections.values()
-        ]
-        return HubHealth(
-            addresses=tuple(connections),
-            messages=sum(tally.messages for tally in tallies),
-            delivered=self._delivered,
-            dropped=dict(dropped),
-            waiting=len(self._waiters),
-            reconnects=sum(each.losses for each in connections),
-            last_message=max((tally.last_message for tally in tallies if tally.last_message), default=None),
+        return health_of(
+            self._connections.values(), self._tallies.values(), delivered=self._delivered, waiting=len(self._waiters)
         )
 
     async def aclose(self) -> None:
@@ -302,7 +206,8 @@ class Hub:
         if _HUBS.get((self._loop, self.endpoint, self.instance)) is self:
             del _HUBS[self._loop, self.endpoint, self.instance]
         if self._supervisor is not None:
-            self._supervisor.cancel()
+            if not self._loop.is_closed():
+                self._supervisor.cancel()
             self._supervisor = None
         connections = list(self._connections.values())
         for each in connections:
@@ -311,7 +216,7 @@ class Hub:
         self._listening.clear()
         return connections
 
-    async def _subscribed(self, timeout: float) -> None:
+    async def _subscribed(self, timeout: float) -> None:  # noqa: ASYNC109
         try:
             async with asyncio.timeout(timeout):
                 await self._listening.wait()
@@ -331,20 +236,34 @@ class Hub:
         """Keep one connection per resolved address."""
         while True:
             self._look_up.clear()
-            found = await asyncio.gather(*(self._resolve(host, port) for host, port in self.endpoint.addresses))
-            resolved = [address for addresses in found for address in addresses]
-            current = {each.address: each.state is State.LISTENING for each in self._connections.values()}
-            opened, closed = plan(current, resolved)
-            for address in closed:
-                self._connections.pop(address).stop()
-            for address in opened:
-                self._open(address)
+            try:
+                found = await asyncio.gather(*(self._resolve(host, port) for host, port in self.endpoint.addresses))
+                self._rearrange([address for addresses in found for address in addresses])
+            except Exception:
+                log.exception("broker addresses were not looked up; trying again")
             await asyncio.sleep(RESOLVE_PAUSE)
             try:
                 async with asyncio.timeout(RESOLVE_EVERY):
                     await self._look_up.wait()
             except TimeoutError:
                 pass
+
+    def _rearrange(self, resolved: list[Address]) -> None:
+        current = {each.address: each.state is State.LISTENING for each in self._connections.values()}
+        opened, closed = plan(current, resolved)
+        for address in closed:
+            self._connections.pop(address).stop()
+        for address in opened:
+            self._tallies.setdefault(address, Tally())
+            self._connections[address] = connection = Connection(
+                address,
+                self.endpoint,
+                self._subscriptions,
+                receive=self._receive,
+                changed=self._changed,
+                wanted=lambda: not self._loop.is_closed(),
+            )
+            connection.start()
 
     async def _resolve(self, host: str, port: int) -> tuple[Address, ...]:
         try:
@@ -356,14 +275,6 @@ class Hub:
             return tuple(address for address in self._connections if (address.name, address.port) == (host, port))
         self._unresolved.pop((host, port), None)
         return addresses
-
-    def _open(self, address: Address) -> None:
-        self._tallies.setdefault(address, _Tally())
-        connection = Connection(
-            address, self.endpoint, self._subscriptions, receive=self._receive, changed=self._changed
-        )
-        self._connections[address] = connection
-        connection.start()
 
     def _changed(self, connection: Connection, before: State) -> None:
         """Tell the loop of a change of state. In the connection's thread."""
@@ -408,7 +319,7 @@ class Hub:
             if tally.posted - tally.flushed > BACKLOG_LIMIT:
                 connection.hold(tally.drained)
 
-    def _receive_result(self, tally: _Tally, frame: Frame) -> Drop | None:
+    def _receive_result(self, tally: Tally, frame: Frame) -> Drop | None:
         waiters = screen_result(frame, self._waiters)
         if isinstance(waiters, Drop):
             return waiters
@@ -423,7 +334,7 @@ class Hub:
             except EnvelopeError as error:
                 drop = self._refuse(waiter, Drop.TOO_LARGE if frame.body is None else Drop.MALFORMED, error)
             else:
-                self._post(tally, frame.size, lambda waiter=waiter, result=result: self._hand_over(waiter, result))
+                self._post(tally, frame.size, partial(self._hand_over, waiter, result))
         return drop
 
     def _refuse(self, waiter: Waiter, drop: Drop, error: EnvelopeError) -> Drop:
@@ -438,17 +349,17 @@ class Hub:
             )
         return drop
 
-    def _receive_status(self, tally: _Tally, frame: Frame) -> Drop | None:
+    def _receive_status(self, tally: Tally, frame: Frame) -> Drop | None:
         watches = screen_status(frame, self._watches)
         if isinstance(watches, Drop):
             return watches
         message = read_status(frame.body or b"")
         if message is None:
             return Drop.MALFORMED
-        self._post(tally, frame.size, lambda: self._hand_over_status(watches, message))
+        self._post(tally, frame.size, partial(self._hand_over_status, watches, message))
         return None
 
-    def _post(self, tally: _Tally, size: int, deliver: Callable[[], None]) -> None:
+    def _post(self, tally: Tally, size: int, deliver: Callable[[], None]) -> None:
         tally.posted += size
         self._inbox.append((deliver, tally, size))
         if not self._flush_due:
@@ -463,24 +374,29 @@ class Hub:
 
     def _flush(self) -> None:
         self._flush_due = False
-        for _ in range(len(self._inbox)):
+        until = time.monotonic() + FLUSH_SLICE
+        while self._inbox:
             deliver, tally, size = self._inbox.popleft()
             deliver()
             tally.flushed += size
             tally.drained.set()
+            if time.monotonic() > until and not self._flush_due:
+                self._flush_due = True
+                self._loop.call_soon(self._flush)
+                return
 
     def _hand_over(self, waiter: Waiter, result: JobResult) -> None:
         deliver = waiter._deliver
         if deliver is not None:
             self._delivered += 1
-            self._call(lambda: deliver(result), waiter.task_key)
+            self._call(partial(deliver, result), waiter.task_key)
 
     def _hand_over_status(self, watches: tuple[_StatusWatch, ...], message: StatusMessage) -> None:
         for watch in watches:
             callback = watch.callback
             if callback is not None:
                 self._delivered += 1
-                self._call(lambda callback=callback: callback(message), f"of jediTaskID {message.task_id}")
+                self._call(partial(callback, message), f"of jediTaskID {message.task_id}")
 
     def _call(self, callback: Callable[[], None], task_key: str) -> None:
         """Call what a waiter gave; its failure is not another's."""
@@ -488,28 +404,6 @@ class Hub:
             callback()
         except Exception:
             log.exception("task %s: its callback failed; other waiters are not affected", task_key)
-
-
-def read_status(body: bytes) -> StatusMessage | None:
-    """Return a status message of PanDA, or None if the body is none."""
-    try:
-        content: Any = json.loads(body)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(content, dict):
-        return None
-    task_id, job_id, status = content.get("taskid"), content.get("jobid"), content.get("status")
-    kind, timestamp = content.get("msg_type"), content.get("timestamp")
-    if type(task_id) is not int or not isinstance(status, str) or kind not in ("task_status", "job_status"):
-        return None
-    if kind == "job_status" and type(job_id) is not int:
-        return None
-    return StatusMessage(
-        task_id=task_id,
-        job_id=job_id if kind == "job_status" else None,
-        status=status[:64],
-        timestamp=float(timestamp) if type(timestamp) in (int, float) and abs(timestamp) < 1e12 else None,
-    )
 
 
 def _discard(table: dict[Any, tuple[Any, ...]], key: object, gone: object) -> None:

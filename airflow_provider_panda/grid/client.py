@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
-import json
 import logging
 import os
 import tempfile
@@ -272,8 +271,3 @@ def _transport(base: Any, transmit: Any) -> Any:
             return 0, _TAKEN
 
     return Transport
-
-
-def json_filters(**filters: str) -> str:
-    """Return filters as PanDA API v1 task/get_tasks_detailed_info_since takes them."""
-    return json.dumps(filters)

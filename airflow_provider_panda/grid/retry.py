@@ -40,7 +40,7 @@ class RetryPolicy:
             yield bound / 2 + bound / 2 * draw()
 
 
-def passes_by_itself(error: Exception) -> bool:
+def passes_by_itself(error: Exception | None) -> bool:
     """Return whether the same call may succeed a little later."""
     return isinstance(error, (GridUnreachableError, GridServerError))
 

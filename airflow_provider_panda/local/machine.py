@@ -129,17 +129,23 @@ def percent(part: int, whole: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A failure of the infrastructure that was drawn for an attempt."""
+    """A failure of the infrastructure that was drawn for an attempt.
+
+    :param code: pilotErrorCode.
+    :param text: pilotErrorDiag.
+    :param after_payload: whether the payload runs to its end before the fault strikes.
+    """
 
     code: int
     text: str
+    after_payload: bool
 
 
 _FAULTS = (
-    Fault(1099, "Failed to stage-in file: the storage did not answer"),
-    Fault(1150, "Looping job killed by pilot"),
-    Fault(1201, "Job killed by signal: SIGTERM"),
-    Fault(1212, "Payload ran out of memory"),
+    Fault(1099, "Failed to stage-in file: the storage did not answer", False),
+    Fault(1110, "Failed during payload setup: the software area is not there", False),
+    Fault(1137, "Failed to stage-out file: the storage did not answer", True),
+    Fault(1201, "Job killed by signal: SIGTERM", True),
 )
 
 

@@ -33,7 +33,6 @@ class GridOptions:
     :param seed: seed of that chance.
     :param embedded_broker: whether the grid has its own broker.
     :param broker: ``(host, port)`` of another broker to publish to; the login comes from the environment.
-    :param idds_host: base URL of an iDDS REST service for the relay, or None.
     """
 
     data: Path
@@ -54,7 +53,6 @@ class GridOptions:
     seed: int = 0
     embedded_broker: bool = True
     broker: tuple[str, int] | None = None
-    idds_host: str | None = None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -111,7 +109,6 @@ def options_from(args: argparse.Namespace) -> GridOptions:
         seed=args.seed,
         embedded_broker=not args.no_broker,
         broker=args.broker,
-        idds_host=args.idds_host,
     )
 
 

@@ -369,12 +369,22 @@ class Store:
         return [tuple(row) for row in rows.fetchall()]
 
     def insert_inputs(
-        self, task_id: int, dataset_id: int, lfns: Sequence[str], *, per_job: int, max_attempt: int
+        self,
+        task_id: int,
+        dataset_id: int,
+        lfns: Sequence[str],
+        *,
+        per_job: int,
+        max_attempt: int,
+        first_chunk: int = 0,
     ) -> None:
         """Insert the inputs of a task; ``per_job`` of them make one chunk, that is one job."""
         self._write_many(
             "INSERT INTO inputs (task_id, dataset_id, chunk, lfn, state, max_attempt) VALUES (?, ?, ?, ?, 'ready', ?)",
-            ((task_id, dataset_id, index // per_job, lfn, max_attempt) for index, lfn in enumerate(lfns)),
+            (
+                (task_id, dataset_id, first_chunk + index // per_job, lfn, max_attempt)
+                for index, lfn in enumerate(lfns)
+            ),
         )
 
     def inputs(self, task_id: int, chunk: int | None = None) -> list[InputRow]:
@@ -401,12 +411,6 @@ class Store:
             "UPDATE inputs SET state = 'ready', max_attempt = max_attempt + ? WHERE task_id = ? AND state = 'failed'",
             (more_attempts, task_id),
         ).rowcount
-        self._write(
-            "UPDATE inputs SET state = 'ready' WHERE task_id = ? AND state = 'running' AND NOT EXISTS"
-            " (SELECT 1 FROM jobs WHERE jobs.panda_id = inputs.panda_id AND jobs.state IN"
-            " ('pending','defined','activated','throttled','sent','starting','running','holding'))",
-            (task_id,),
-        )
         return failed
 
     def unassigned_chunks(self, task_id: int, limit: int) -> list[list[InputRow]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Callable
 
-from .values import TAG, Path, UndecodableValue, UnsupportedValue, _b64, _unb64, path_text, type_name
+from .values import TAG, MissingLibrary, Path, UndecodableValue, UnsupportedValue, _b64, _unb64, path_text, type_name
 
 Recurse = Callable[[Any, Path, int], Any]
 
@@ -34,7 +34,8 @@ def decode(tag: str, tree: Any, path: Path, depth: int, recurse: Recurse) -> Any
             return _decode_numpy(tag, tree, path, depth, recurse)
         return _decode_pandas(tag, tree, path, depth, recurse)
     except ImportError:
-        raise UndecodableValue(path_text(path), "it is a %s value, and %s is not installed here" % (tag, library)) from None
+        problem = "it is a %s value, and %s is not installed here" % (tag, library)
+        raise MissingLibrary(path_text(path), problem) from None
 
 
 def _unsupported(value: Any, path: Path, problem: str = "") -> UnsupportedValue:

@@ -49,6 +49,10 @@ class UndecodableValue(ValueError):
         super().__init__("%s: %s" % (path, problem))
 
 
+class MissingLibrary(UndecodableValue):
+    """A value needs a library, or time zone data, that is not installed here; another node may have it."""
+
+
 def path_text(path: Path) -> str:
     """Return ``$.points[3]`` for a linked path."""
     steps = []
@@ -308,7 +312,7 @@ class _Decoder:
         try:
             return ZoneInfo(tree["key"])
         except Exception:
-            raise UndecodableValue(
+            raise MissingLibrary(
                 path_text(path), "time zone %.60r is unknown here (is tzdata installed?)" % (tree.get("key"),)
             ) from None
 

@@ -269,18 +269,12 @@ class _Wait:
             self.status = await self.shared.client.status(self.trigger.panda_task_id)
             ended = self._ended()
             records = await self.shared.client.job_records(self.trigger.panda_task_id)
-            finished = [
-                record.panda_id
-                for record in records
-                if record.status == "finished" and record.job not in self.tally.values
-            ]
-            reports = await self.shared.client.reports(finished) if finished else []
         except TaskNotFoundError:
             return  # normal for up to a minute after submission
         except GridError as error:
             self.log.warning("%s: PanDA could not be asked: %s", self.key, error)
             return
-        for result in verified_results(reports, key=self.signing_key, task_key=self.key):
+        for result in verified_results(records, key=self.signing_key, task_key=self.key):
             self.tally.add(result)
         for record in records:
             self.tally.add_record(record)
@@ -293,9 +287,7 @@ class _Wait:
         while True:
             with contextlib.suppress(GridError):
                 self.status = await self.shared.client.status(self.trigger.panda_task_id)
-                records = await self.shared.client.job_records(self.trigger.panda_task_id)
-                recorded = {record.job for record in records if record.status == "finished"}
-                if self._ended() or recorded >= set(self.tally.values):
+                if self._ended() or (self.status.jobs_finished or 0) >= len(self.tally.values):
                     return
             await asyncio.sleep(pause)
             pause = min(pause * 1.5, 60.0)

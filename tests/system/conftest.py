@@ -1,0 +1,83 @@
+"""One private Airflow, one embedded grid and one real ActiveMQ for all system tests."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from demo.airflow import Airflow
+from demo.grid import Grid
+from tests.stack.activemq import ActiveMQ
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Stack:
+    """What a system test uses."""
+
+    airflow: Airflow
+    grid: Grid
+    broker: ActiveMQ
+    folder: Path
+
+
+@pytest.fixture(scope="session")
+def stack(activemq: ActiveMQ, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """Airflow with both connections made and its instance set up."""
+    folder = tmp_path_factory.mktemp("system")
+    dags = folder / "dags"
+    dags.mkdir()
+    for source in [*(ROOT / "dags").glob("*.py"), *(ROOT / "tests/system/dags").glob("*.py")]:
+        shutil.copy(source, dags)
+    bare = _bare_python(folder)
+    file = dags / "system_functions.py"
+    file.write_text(file.read_text().replace("@WORKER_PYTHON@", sys.executable).replace("@BARE_PYTHON@", bare))
+    grid = Grid(folder / "grid", ["--slots", "60"])
+    try:
+        airflow = Airflow(
+            folder / "airflow",
+            dags,
+            settings={"AIRFLOW__PANDA__POLL_INTERVAL": "5", "TTH_PYTHON": sys.executable},
+        )
+        try:
+            airflow.start()
+            connect(airflow, grid, activemq)
+            yield Stack(airflow=airflow, grid=grid, broker=activemq, folder=folder)
+        finally:
+            airflow.stop()
+    finally:
+        grid.stop()
+
+
+def connect(airflow: Airflow, grid: Grid, broker: ActiveMQ) -> None:
+    """Make the connections through the API, as a user does in the UI, and set the instance up by the command."""
+    airflow.add_connection(
+        "broker",
+        "stomp",
+        host=f"127.0.0.1:{broker.port}",
+        login=broker.login,
+        password=broker.passcode,
+        extra={"publisher_login": broker.publisher_login, "publisher_password": broker.publisher_passcode},
+    )
+    airflow.add_connection(
+        "panda_default",
+        "panda",
+        host=grid.url,
+        password=grid.token(),
+        extra={"auth": "token", "vo": "wlcg", "broker_conn_id": "broker", "monitor_url": grid.url},
+    )
+    airflow.run("panda", "setup", "panda_default")
+
+
+def _bare_python(folder: Path) -> str:
+    """Return a Python without any package, as on a worker node that has nothing."""
+    import venv
+
+    venv.create(folder / "bare", with_pip=False, symlinks=True)
+    return str(folder / "bare" / "bin" / "python")

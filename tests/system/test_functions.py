@@ -1,0 +1,193 @@
+"""From a DAG file to XCom: real Airflow processes, a real ActiveMQ, jobs on the embedded grid."""
+
+from __future__ import annotations
+
+import time
+
+import psutil
+import pytest
+
+from tests.system.conftest import Stack
+
+pytestmark = pytest.mark.timeout(600)
+
+
+def ran(stack: Stack, dag_id: str, *, conf: dict[str, object] | None = None, timeout: float = 240) -> tuple[str, str]:
+    """Run a DAG to its end; return the run's id and state."""
+    stack.airflow.wait_for_dags([dag_id])
+    run_id = stack.airflow.trigger(dag_id, conf)
+    return run_id, stack.airflow.wait_for_run(dag_id, run_id, timeout=timeout)
+
+
+def test_hello_grid(stack: Stack) -> None:
+    run_id, state = ran(stack, "hello_grid")
+    assert state == "success", stack.airflow.states("hello_grid", run_id)
+
+
+def test_values_come_back_equal(stack: Stack) -> None:
+    run_id, state = ran(stack, "system_values")
+    assert state == "success", stack.airflow.task_log("system_values", run_id, "make")
+    assert stack.airflow.xcom("system_values", run_id, "compare") == {"different": [], "compared": 13}
+
+
+def test_mapped_calls(stack: Stack) -> None:
+    run_id, state = ran(stack, "system_mapped", conf={"prefix": "m"})
+    airflow = stack.airflow
+    assert state == "success", airflow.states("system_mapped", run_id)
+    assert airflow.xcom("system_mapped", run_id, "label") == ["m=125 GeV", "m=91 GeV", "m=80 GeV"]
+    assert airflow.xcom("system_mapped", run_id, "describe_failures") == [
+        0,
+        "JobFailure 1 ValueError: 1 is odd",
+        4,
+        "JobFailure 3 ValueError: 3 is odd",
+    ]
+    assert airflow.xcom("system_mapped", run_id, "nothing") == []
+    assert [airflow.xcom("system_mapped", run_id, "one_each", map_index=i) for i in range(3)] == [2, 3, 4]
+    assert airflow.xcom("system_mapped", run_id, "add") == 3
+
+
+def test_exception_fails_the_task_and_its_log_tells_where(stack: Stack) -> None:
+    run_id, state = ran(stack, "system_raises")
+    assert state == "failed"
+    (instance,) = stack.airflow.task_instances("system_raises", run_id)
+    assert instance["try_number"] == 2  # the Airflow retry was taken
+    log = stack.airflow.task_log("system_raises", run_id, "broken", try_number=1)
+    assert "ZeroDivisionError: division by zero" in log
+    assert "return 1 / m" in log  # the remote traceback with the user's own line
+    for word in ("host", "PandaID", "attempt 1"):
+        assert word in log
+
+
+def test_fifty_wait_without_a_worker_and_on_one_connection(stack: Stack) -> None:
+    airflow = stack.airflow
+    airflow.wait_for_dags(["system_fifty"])
+    go = stack.folder / "go"
+    run_id = airflow.trigger("system_fifty", {"go": str(go)})
+
+    end = time.monotonic() + 240
+    while sorted(set(airflow.states("system_fifty", run_id).values()), key=str) != ["deferred"] or (
+        len(airflow.states("system_fifty", run_id)) != 50
+    ):
+        assert time.monotonic() < end, airflow.states("system_fifty", run_id)
+        time.sleep(1)
+
+    working = [
+        process.cmdline()
+        for process in airflow.processes["scheduler"].family()
+        if any("supervisor" in word or "task_runner" in word for word in [*process.cmdline(), process.name()])
+    ]
+    assert working == []
+    connections = [
+        connection
+        for process in airflow.processes["triggerer"].family()
+        for connection in process.net_connections(kind="tcp")
+        if connection.status == psutil.CONN_ESTABLISHED and connection.raddr and connection.raddr.port == stack.broker.port
+    ]
+    assert len({(c.laddr, c.raddr) for c in connections}) == 1
+
+    go.touch()
+    assert airflow.wait_for_run("system_fifty", run_id, timeout=240) == "success"
+    values = [airflow.xcom("system_fifty", run_id, "wait_for_file", map_index=i) for i in range(50)]
+    assert values == list(range(50))
+
+
+def grid_status(stack: Stack, task_id: int) -> str:
+    """Return what the embedded grid says of a task."""
+    import httpx
+
+    answer = httpx.get(
+        f"{stack.grid.url}/api/v1/task/get_status",
+        params={"task_id": task_id},
+        headers={"Authorization": f"Bearer {stack.grid.token()}", "Origin": "wlcg", "Accept": "application/json"},
+    )
+    return str(answer.json()["data"])
+
+
+def wait_for_grid_status(stack: Stack, task_id: int, wanted: str, *, timeout: float = 60) -> None:
+    """Wait until the embedded grid says ``wanted`` of a task."""
+    end = time.monotonic() + timeout
+    while (status := grid_status(stack, task_id)) != wanted:
+        assert time.monotonic() < end, f"PanDA task {task_id} is {status}, not {wanted}"
+        time.sleep(0.5)
+
+
+def wait_for_state(stack: Stack, dag_id: str, run_id: str, task_id: str, wanted: str) -> None:
+    """Wait until a task instance is in a state."""
+    end = time.monotonic() + 120
+    while (state := stack.airflow.states(dag_id, run_id)[task_id]) != wanted:
+        assert time.monotonic() < end, f"{task_id} is {state}, not {wanted}"
+        time.sleep(0.5)
+
+
+def test_marking_a_waiting_task_failed_kills_the_grid_task(stack: Stack) -> None:
+    airflow = stack.airflow
+    airflow.wait_for_dags(["system_long"])
+    run_id = airflow.trigger("system_long")
+    wait_for_state(stack, "system_long", run_id, "sleep_long", "deferred")
+    task_id = int(airflow.xcom("system_long", run_id, "sleep_long", key="panda_task_id"))
+    wait_for_grid_status(stack, task_id, "running")
+    answer = airflow.client.patch(
+        f"/dags/system_long/dagRuns/{run_id}/taskInstances/sleep_long", json={"new_state": "failed"}
+    )
+    answer.raise_for_status()
+    wait_for_grid_status(stack, task_id, "aborted")
+
+
+def test_deadline_kills_the_grid_task(stack: Stack) -> None:
+    run_id, state = ran(stack, "system_deadline")
+    assert state == "failed"
+    assert "deadline" in stack.airflow.task_log("system_deadline", run_id, "too_slow")
+    task_id = int(stack.airflow.xcom("system_deadline", run_id, "too_slow", key="panda_task_id"))
+    wait_for_grid_status(stack, task_id, "aborted")
+
+
+def test_unknown_queue_is_told_in_words(stack: Stack) -> None:
+    run_id, state = ran(stack, "system_unknown_queue")
+    assert state == "failed"
+    log = stack.airflow.task_log("system_unknown_queue", run_id, "anywhere")
+    assert "unknown site=NO_SUCH_SITE" in log
+    assert "<a href" not in log
+
+
+def test_what_cannot_run_or_travel_says_why(stack: Stack) -> None:
+    run_id, state = ran(stack, "system_unfit")
+    assert state == "failed"
+    log = {task: stack.airflow.task_log("system_unfit", run_id, task) for task in stack.airflow.states("system_unfit", run_id)}
+    assert "numpy" in log["needs_numpy"]
+    assert "$.points[1]" in log["returns_a_socket"]
+    assert "socket" in log["returns_a_socket"]
+    assert "result store" in log["returns_too_much"]
+
+
+def test_results_too_large_for_an_event_are_fetched(stack: Stack) -> None:
+    run_id, state = ran(stack, "system_big")
+    assert state == "success", stack.airflow.task_log("system_big", run_id, "big")
+    assert stack.airflow.xcom("system_big", run_id, "check") == [True] * 6
+
+
+def test_argument_whose_class_is_in_the_dag_file(stack: Stack) -> None:
+    run_id, state = ran(stack, "system_arguments")
+    assert state == "success", stack.airflow.task_log("system_arguments", run_id, "apply")
+    assert stack.airflow.xcom("system_arguments", run_id, "apply") == "pt > 25.0"
+
+
+def test_small_tth_optimisation(stack: Stack) -> None:
+    run_id, state = ran(stack, "tth_hpo", conf={"rounds": 2, "points": 3, "events": 4000}, timeout=300)
+    assert state == "success", stack.airflow.states("tth_hpo", run_id)
+
+
+@pytest.mark.parametrize("conn_id", ["panda_default", "broker"])
+def test_test_button(stack: Stack, conn_id: str) -> None:
+    connection = stack.airflow.get(f"/connections/{conn_id}")
+    body = {key: connection[key] for key in ("connection_id", "conn_type", "host", "login", "schema", "port", "extra")}
+    answer = stack.airflow.post("/connections/test", {**body, "password": connection["password"]})
+    assert answer["status"] is True, answer
+
+
+def test_no_secret_in_logs_or_task_parameters(stack: Stack) -> None:
+    """The grid's token, the broker's password and the instance secret stay out of logs and of PanDA's task record."""
+    secrets = [stack.grid.token(), stack.broker.passcode, stack.broker.publisher_passcode]
+    for log in [*(stack.folder / "airflow").rglob("*.log"), *(stack.folder / "grid").glob("*.log")]:
+        text = log.read_text(errors="replace")
+        for secret in secrets:
+            assert secret not in text, log

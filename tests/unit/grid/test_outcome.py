@@ -1,0 +1,147 @@
+"""What the results of a call amount to: which attempt wins, what is final, when it is over."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from airflow_provider_panda.grid.outcome import CallPolicy, Tally, Verdict
+from airflow_provider_panda.grid.task import JobRecord, Phase
+from airflow_provider_panda.payload.result import JobResult
+
+
+def result(job: int = 0, attempt: int = 1, status: str = "returned", payload: Any = 1) -> JobResult:
+    exception = None if status == "returned" else {"type": "ValueError", "message": f"no {attempt}", "traceback": "tb"}
+    return JobResult(
+        job=job,
+        attempt=attempt,
+        status=status,
+        encoding="json",
+        payload=payload,
+        exception=exception,
+        start=0.0,
+        end=1.0,
+        host="node",
+        site="SITE",
+        panda_id=7,
+        python="3.12.1",
+        envelope={},
+    )
+
+
+def record(job: int = 0, attempt: int = 1, status: str = "failed") -> JobRecord:
+    return JobRecord(panda_id=1, job=job, attempt=attempt, status=status, diagnostics="pilot 1305: lost")
+
+
+def tally(n_jobs: int = 1, **policy: Any) -> Tally:
+    return Tally(CallPolicy(n_jobs=n_jobs, **policy))
+
+
+def test_first_value_wins_and_is_never_replaced() -> None:
+    known = tally()
+    assert known.add(result(payload="first"))
+    assert not known.add(result(payload="again"))
+    assert not known.add(result(attempt=2, status="raised"))
+    assert known.values[0].payload == "first"
+    assert known.failures == []
+
+
+def test_later_attempt_replaces_a_failure() -> None:
+    known = tally(retry_on_exception=True)
+    assert known.add(result(status="raised"))
+    assert known.verdict(Phase.ACTIVE, reconciled=False) is Verdict.WAIT
+    assert known.add(result(attempt=2))
+    assert known.verdict(Phase.ACTIVE, reconciled=False) is Verdict.COMPLETE
+    assert known.failures == []
+
+
+def test_value_after_a_final_failure_still_counts() -> None:
+    known = tally(2)
+    known.add(result(0, status="raised"))
+    known.add(result(0, attempt=2))
+    known.add(result(1))
+    assert known.verdict(Phase.ACTIVE, reconciled=False) is Verdict.COMPLETE
+
+
+@pytest.mark.parametrize("job", [-1, 1, 10**9])
+def test_a_job_that_does_not_exist_is_ignored(job: int) -> None:
+    known = tally()
+    assert not known.add(result(job))
+    assert not known.add_record(record(job))
+    assert known.verdict(None, reconciled=False) is Verdict.WAIT
+
+
+@pytest.mark.parametrize(
+    ("status", "attempt", "retry", "final"),
+    [
+        ("raised", 1, False, True),
+        ("raised", 1, True, False),
+        ("raised", 3, True, True),
+        ("refused", 1, True, True),
+        ("unfit", 1, False, False),
+        ("unfit", 3, False, True),
+    ],
+)
+def test_what_is_final(status: str, attempt: int, retry: bool, final: bool) -> None:
+    known = tally(max_attempt=3, retry_on_exception=retry)
+    known.add(result(attempt=attempt, status=status))
+    assert bool(known.final_failures) is final
+    assert known.verdict(Phase.ACTIVE, reconciled=False) is (Verdict.FAILED if final else Verdict.WAIT)
+
+
+@pytest.mark.parametrize(
+    ("status", "attempt", "final"), [("failed", 1, False), ("failed", 3, True), ("cancelled", 3, False)]
+)
+def test_an_attempt_that_left_no_envelope(status: str, attempt: int, final: bool) -> None:
+    known = tally(max_attempt=3)
+    assert known.add_record(record(attempt=attempt, status=status))
+    assert bool(known.final_failures) is final
+    assert "lost" in known.failures[0].message
+
+
+def test_an_envelope_tells_more_than_the_record_of_the_same_attempt() -> None:
+    known = tally()
+    known.add(result(status="raised"))
+    assert not known.add_record(record(attempt=1))
+    assert known.failures[0].type == "ValueError"
+
+
+def test_running_attempts_are_no_failures() -> None:
+    assert not tally().add_record(record(status="running"))
+
+
+def test_collect_waits_for_every_job_and_keeps_failures() -> None:
+    known = tally(3, on_job_error="collect")
+    known.add(result(0))
+    known.add(result(1, status="raised"))
+    assert known.verdict(Phase.ACTIVE, reconciled=False) is Verdict.WAIT
+    known.add(result(2))
+    assert known.verdict(Phase.ACTIVE, reconciled=False) is Verdict.COMPLETE
+    assert [failure.job for failure in known.failures] == [1]
+    assert known.missing == [1]
+
+
+@pytest.mark.parametrize(
+    ("phase", "reconciled", "verdict"),
+    [
+        (Phase.DONE, False, Verdict.WAIT),
+        (Phase.DONE, True, Verdict.ENDED),
+        (Phase.KILLED, True, Verdict.ENDED),
+        (Phase.ENDING, True, Verdict.WAIT),
+        (None, False, Verdict.WAIT),
+    ],
+)
+def test_an_ended_task_with_missing_results(phase: Phase | None, reconciled: bool, verdict: Verdict) -> None:
+    known = tally(2)
+    known.add(result(0))
+    assert known.verdict(phase, reconciled=reconciled) is verdict
+
+
+@pytest.mark.parametrize(
+    ("phase", "verdict"), [(Phase.ACTIVE, Verdict.WAIT), (Phase.ENDING, Verdict.WAIT), (Phase.DONE, Verdict.COMPLETE)]
+)
+def test_wait_for_task(phase: Phase, verdict: Verdict) -> None:
+    known = tally(wait_for="task")
+    known.add(result())
+    assert known.verdict(phase, reconciled=False) is verdict
