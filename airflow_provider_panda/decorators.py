@@ -30,7 +30,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class _PandaDecoratedOperator(DecoratedOperator, PandaFunctionOperator):
+class _PandaDecoratedOperator(DecoratedOperator, PandaFunctionOperator):  # type: ignore[misc] # op_args: list and Collection
     """The operator behind ``@task.panda``."""
 
     template_fields: Sequence[str] = PandaFunctionOperator.template_fields

@@ -83,14 +83,125 @@ _PANDA_CONNECTION: dict[str, Any] = {
     "connection-type": "panda",
     "hook-class-name": "airflow_provider_panda.hooks.panda.PandaHook",
     "hook-name": "PanDA",
-    "ui-field-behaviour": {"hidden-fields": [], "relabeling": {}, "placeholders": {}},
-    "conn-fields": {},
+    "ui-field-behaviour": {
+        "hidden-fields": ["login", "schema"],
+        "relabeling": {"host": "Server URL", "password": "Token"},
+        "placeholders": {
+            "host": "https://pandaserver-doma.cern.ch:443",
+            "port": "443",
+            "password": "OIDC id token, for auth = token",
+        },
+    },
+    "conn-fields": {
+        "auth": _choice(
+            "Authentication",
+            "token: the field Token; token_file: a file, read again when it changes; x509: a proxy file; "
+            "none: no credentials. The embedded grid wants a token.",
+            ["token", "token_file", "x509", "none"],
+            "token",
+        ),
+        "vo": _text("VO", "Virtual organisation, with a role as vo.role; PanDA takes no token without it."),
+        "token_file": _text("Token file", "Path of an OIDC id token, for auth = token_file."),
+        "proxy_file": _text("Proxy file", "Path of a PEM file with certificate and key, for auth = x509."),
+        "cache_url": _text("Cache URL", "Base URL of the cache server; empty: the server itself."),
+        "queue": _text("Queue", "PanDA queue for tasks that name none; empty: PanDA chooses."),
+        "cloud": _text("Cloud", "PanDA cloud for tasks that name none."),
+        "working_group": _text("Working group", "PanDA working group for tasks that name none."),
+        "transform_url": _text(
+            "Transform URL",
+            "Program that runs a job's shell line; pilots accept few URL bases.",
+            default="https://storage.googleapis.com/drp-us-central1-containers/bash-c-enc",
+        ),
+        "service": _choice(
+            "Service", "panda: tasks go to PanDA directly; idds: through iDDS.", ["panda", "idds"], "panda"
+        ),
+        "idds_host": _text("iDDS host", "Base URL of iDDS, for service = idds; empty: the one that PanDA knows."),
+        "broker_conn_id": _text(
+            "Broker connection", "Id of the stomp connection that results come by; empty: PanDA's own record only."
+        ),
+        "signing": _choice(
+            "Signing key",
+            "How it reaches a job: secret = PanDA user secret; archive = inside the task's archive (weaker; the only "
+            "way through iDDS). Empty: secret for panda, archive for idds.",
+            ["", "secret", "archive"],
+            "",
+        ),
+        "instance_secret": _text(
+            "Instance secret", "Made by `airflow panda setup`; results are verified with it.", secret=True
+        ),
+        "monitor_url": _text("Monitor URL", "Base URL of the PanDA monitor, for links from the task."),
+        "result_store": _text("Result store", "Where results go that are too large for a message."),
+        "verify_host": {
+            "label": "Verify the server",
+            "schema": {"type": ["boolean", "null"], "default": True},
+            "description": "Whether the server's TLS certificate is verified.",
+        },
+        "ca_path": _text("CA certificates", "File or directory of CA certificates; empty: the system's."),
+        "timeout": {
+            "label": "Timeout",
+            "schema": {"type": ["number", "null"], "default": 30, "exclusiveMinimum": 0, "maximum": 600},
+            "description": "Deadline of one call, in seconds.",
+        },
+    },
 }
 
 _STOMP_CONNECTION: dict[str, Any] = {
     "connection-type": "stomp",
     "hook-class-name": "airflow_provider_panda.hooks.stomp.StompHook",
     "hook-name": "STOMP broker",
-    "ui-field-behaviour": {"hidden-fields": [], "relabeling": {}, "placeholders": {}},
-    "conn-fields": {},
+    "ui-field-behaviour": {
+        "hidden-fields": ["schema", "extra"],
+        "relabeling": {
+            "host": "Broker addresses",
+            "port": "Default port",
+            "login": "Login (may subscribe)",
+            "password": "Passcode",
+        },
+        "placeholders": {
+            "host": "broker1.example.org:61613,broker2.example.org:61613",
+            "port": "61613",
+        },
+    },
+    "conn-fields": {
+        "tls": {"label": "TLS", "schema": {"type": ["boolean", "null"], "default": False}},
+        "ca_file": {
+            "label": "CA file",
+            "schema": {"type": ["string", "null"]},
+            "description": "PEM file of CA certificates; empty: the system's",
+        },
+        "cert_file": {
+            "label": "Client certificate",
+            "schema": {"type": ["string", "null"]},
+            "description": "PEM file, if the broker asks for one",
+        },
+        "key_file": {
+            "label": "Client key",
+            "schema": {"type": ["string", "null"]},
+            "description": "PEM file; empty: the key is in the certificate's file",
+        },
+        "result_destination": {
+            "label": "Result destination",
+            "schema": {"type": ["string", "null"], "default": "/topic/airflow.panda.results"},
+            "description": "Topic to which workers publish results; through iDDS the one of its asyncresult channel",
+        },
+        "status_destination": {
+            "label": "Status destination",
+            "schema": {"type": ["string", "null"]},
+            "description": "Topic of PanDA's status messages, such as /topic/panda_idds; empty: not used",
+        },
+        "heartbeat": {
+            "label": "Heart-beat (seconds)",
+            "schema": {"type": ["number", "null"], "default": 10, "minimum": 0.5, "maximum": 300},
+            "description": "A broker that is silent for two of them is connected to again",
+        },
+        "publisher_login": {
+            "label": "Publish-only login",
+            "schema": {"type": ["string", "null"]},
+            "description": "User for worker nodes, which should have no right to subscribe; empty: the login above",
+        },
+        "publisher_password": {
+            "label": "Publish-only passcode",
+            "schema": {"type": ["string", "null"], "format": "password"},
+        },
+    },
 }

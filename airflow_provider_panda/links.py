@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, ClassVar
 from airflow.providers.common.compat.sdk import BaseOperatorLink, XCom
 
 if TYPE_CHECKING:
-    from airflow.models.taskinstancekey import TaskInstanceKey
     from airflow.providers.common.compat.sdk import BaseOperator
+    from airflow.sdk.types import TaskInstanceKey
 
 LINK_KEY = "panda_task_url"
 """XCom key under which an operator leaves the address of its task's page."""
@@ -17,7 +17,7 @@ LINK_KEY = "panda_task_url"
 class PandaTaskLink(BaseOperatorLink):
     """The page of a task instance's PanDA task."""
 
-    name: ClassVar[str] = "PanDA task"  # type: ignore[misc]
+    name: ClassVar[str] = "PanDA task"
 
     @property
     def xcom_key(self) -> str:

@@ -6,6 +6,7 @@ its Optuna study from that list: nothing has to outlive a task, and the same see
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -40,6 +41,10 @@ DEFAULTS: dict[str, float] = {
 """What XGBoost takes when nothing is set: the point to beat."""
 
 
+CANDIDATES = 4
+"""Candidates for each point of a batch, of which one is taken."""
+
+
 class Trial(TypedDict):
     """One point, the round that asked for it, and its AUC; ``auc`` is None where the job failed."""
 
@@ -52,15 +57,38 @@ class Trial(TypedDict):
 def suggest_points(history: Sequence[Trial], count: int, seed: int) -> list[dict[str, float]]:
     """Return the next ``count`` points to try together: at random in the first round, by TPE afterwards.
 
-    A point that was asked for stays pending in the study until its value is told, and the sampler takes pending
-    points for bad ones (``constant_liar``). So every further point of the batch keeps away from those before it,
-    and a batch does not collapse into the one corner that looked best last.
+    The points of a batch know of each other, in two ways. One that was asked for stays pending in the study, and the
+    sampler takes pending points for bad ones (``constant_liar``). That alone moves little in ten dimensions (numbers
+    in docs/tth-hpo.md), so of several candidates the one farthest from the batch's other points is taken.
 
     :param history: what is known; empty in the first round.
     :param seed: the same history and seed give the same points.
     """
+    from optuna.trial import TrialState
+
     study = build_study(history, seed)
-    return [study.ask(distributions()).params for _ in range(count)]
+    space = distributions()
+    batch: list[dict[str, float]] = []
+    for _ in range(count):
+        candidates = [study.ask(space) for _ in range(CANDIDATES if history and batch else 1)]
+        taken = max(candidates, key=lambda candidate: distance_to(batch, candidate.params))
+        for candidate in candidates:
+            if candidate is not taken:
+                study.tell(candidate, state=TrialState.FAIL)
+        batch.append(taken.params)
+    return batch
+
+
+def distance_to(batch: Sequence[Mapping[str, float]], point: Mapping[str, float]) -> float:
+    """Return the distance from a point to the nearest of a batch, each range counted as 1; infinite if it is empty."""
+    ranges = {**FLOATS, **INTEGERS}
+    return min(
+        (
+            math.sqrt(sum(((point[name] - other[name]) / (high - low)) ** 2 for name, (low, high) in ranges.items()))
+            for other in batch
+        ),
+        default=math.inf,
+    )
 
 
 def build_study(history: Sequence[Trial], seed: int) -> optuna.Study:
@@ -113,3 +141,8 @@ def trial_of(number: int, point: dict[str, float], outcome: Any) -> Trial:
     """Return what one job's outcome says of its point."""
     known = outcome if isinstance(outcome, Mapping) else {}
     return Trial(round=number, point=point, auc=known.get("auc"), auc_test=known.get("auc_test"))
+
+
+def ranked(history: Sequence[Trial]) -> list[Trial]:
+    """Return the trials that have a value, best first."""
+    return sorted((t for t in history if t["auc"] is not None), key=lambda t: t["auc"] or 0.0, reverse=True)

@@ -130,10 +130,9 @@ def isotropic(rng: Generator, n: int) -> tuple[Array, Array]:
 
 def diphotons(rng: Generator, n: int, *, higgs: bool, pt_scale: float, width: float) -> tuple[Array, Array, Array]:
     """Return the diphoton system's four-vector and its two photons', before selection."""
-    if higgs:  # detector resolution, 20 % of the events with a wider one (converted photons)
-        mass = rng.normal(M_HIGGS, np.where(rng.random(n) < 0.2, 3.0, 1.5))
-    else:  # falling continuum, a bit beyond the range on both sides
-        mass = 100.0 + rng.exponential(32.0, n)
+    # The resolution is wider for a fifth of the events (converted photons); the continuum starts below the range.
+    resolution = np.where(rng.random(n) < 0.2, 3.0, 1.5)
+    mass = rng.normal(M_HIGGS, resolution) if higgs else 100.0 + rng.exponential(32.0, n)
     pt = rng.gamma(2.0, pt_scale, n)
     system = four_vector(pt, np.zeros(n), rng.uniform(-np.pi, np.pi, n), mass)
     rapidity = rng.normal(0.0, width, n)

@@ -26,7 +26,7 @@ class Airflow:
     :param home: AIRFLOW_HOME.
     :param dags: folder of DAG files.
     :param parallelism: task processes at once.
-    :param settings: further ``AIRFLOW__SECTION__OPTION`` settings.
+    :param settings: further environment variables, such as ``AIRFLOW__SECTION__OPTION``.
     """
 
     def __init__(

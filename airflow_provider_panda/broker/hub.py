@@ -11,7 +11,6 @@ import asyncio
 import logging
 import re
 import time
-from collections import deque
 from collections.abc import Callable
 from functools import partial
 from types import TracebackType
@@ -22,10 +21,11 @@ from airflow_provider_panda.broker.connection import Connection, State, subscrip
 from airflow_provider_panda.broker.endpoint import BrokerEndpoint
 from airflow_provider_panda.broker.frames import Frame, header
 from airflow_provider_panda.broker.health import HubHealth, Tally, health_of
-from airflow_provider_panda.broker.reading import JobResult, read_body
+from airflow_provider_panda.broker.inbox import Inbox
 from airflow_provider_panda.broker.screen import STATUS, Drop, screen_result, screen_status
 from airflow_provider_panda.broker.status import StatusMessage, read_status
 from airflow_provider_panda.exceptions import BrokerError, ConfigurationError, EnvelopeError, SignatureError
+from airflow_provider_panda.payload.result import JobResult, read_body
 
 log = logging.getLogger(__name__)
 
@@ -35,10 +35,6 @@ RESOLVE_EVERY: Final = 60.0
 """Seconds between look-ups of the broker's names; after a loss it is done at once."""
 RESOLVE_PAUSE: Final = 2.0
 """Seconds between look-ups at least."""
-BACKLOG_LIMIT: Final = 64 * 1024 * 1024
-"""Bytes of messages of one connection that may wait for the loop before the connection stops reading."""
-FLUSH_SLICE: Final = 0.02
-"""Seconds for which results are handed over before others of the loop get their turn."""
 CLOSE_TIMEOUT: Final = 5.0
 
 
@@ -128,8 +124,7 @@ class Hub:
         self._supervisor: asyncio.Task[None] | None = None
         self._unresolved: dict[tuple[str, int], BrokerError] = {}
         self._idle: asyncio.TimerHandle | None = None
-        self._inbox: deque[tuple[Callable[[], None], Tally, int]] = deque()
-        self._flush_due = False
+        self._inbox = Inbox(self._loop)
         self._delivered = 0
         self._subscriptions = subscriptions(endpoint, instance)
         self._start_idling()
@@ -311,13 +306,16 @@ class Hub:
                 drop = self._receive_result(tally, frame)
         except Exception:
             drop = Drop.UNREADABLE
-            log.exception("broker %s: a message of %d bytes was dropped", connection.address, frame.size)
+            if self._loop.is_closed():  # without closing the hub
+                connection.stop()
+            elif not tally.dropped[drop]:
+                log.exception(
+                    "broker %s: a message was dropped; more of this kind are only counted", connection.address
+                )
         if drop is not None:
             tally.dropped[drop] += 1
-        if tally.posted - tally.flushed > BACKLOG_LIMIT:
-            tally.drained.clear()
-            if tally.posted - tally.flushed > BACKLOG_LIMIT:
-                connection.hold(tally.drained)
+        if self._inbox.overfull(tally):
+            connection.hold(tally.drained)
 
     def _receive_result(self, tally: Tally, frame: Frame) -> Drop | None:
         waiters = screen_result(frame, self._waiters)
@@ -328,24 +326,24 @@ class Hub:
             try:
                 if frame.body is None:
                     raise EnvelopeError(f"{frame.size} bytes are more than a result message may have")
-                result = read_body(frame.body, waiter._key, waiter.task_key)
+                result = read_body(frame.body, key=waiter._key, task_key=waiter.task_key)
             except SignatureError as error:
                 drop = self._refuse(waiter, Drop.BAD_SIGNATURE, error)
             except EnvelopeError as error:
                 drop = self._refuse(waiter, Drop.TOO_LARGE if frame.body is None else Drop.MALFORMED, error)
             else:
-                self._post(tally, frame.size, partial(self._hand_over, waiter, result))
+                self._inbox.post(partial(self._hand_over, waiter, result), tally, frame.size)
         return drop
 
     def _refuse(self, waiter: Waiter, drop: Drop, error: EnvelopeError) -> Drop:
         if drop not in waiter._logged:
             waiter._logged |= {drop}
             log.warning(
-                "task %s: a message for it was dropped (%s: %.300s); the wait goes on, and more of this kind for "
-                "this task are counted, not logged",
+                "task %s: a message for it was dropped (%s: %.300r); the wait goes on, and more of this kind for "
+                "this task are only counted",
                 waiter.task_key,
                 drop.value,
-                error,
+                str(error),
             )
         return drop
 
@@ -356,34 +354,10 @@ class Hub:
         message = read_status(frame.body or b"")
         if message is None:
             return Drop.MALFORMED
-        self._post(tally, frame.size, partial(self._hand_over_status, watches, message))
+        self._inbox.post(partial(self._hand_over_status, watches, message), tally, frame.size)
         return None
 
-    def _post(self, tally: Tally, size: int, deliver: Callable[[], None]) -> None:
-        tally.posted += size
-        self._inbox.append((deliver, tally, size))
-        if not self._flush_due:
-            self._flush_due = True
-            try:
-                self._loop.call_soon_threadsafe(self._flush)
-            except RuntimeError:  # the loop was closed without closing the hub
-                for connection in list(self._connections.values()):
-                    connection.stop()
-
     # --- messages: in the loop ------------------------------------------------------------------------------
-
-    def _flush(self) -> None:
-        self._flush_due = False
-        until = time.monotonic() + FLUSH_SLICE
-        while self._inbox:
-            deliver, tally, size = self._inbox.popleft()
-            deliver()
-            tally.flushed += size
-            tally.drained.set()
-            if time.monotonic() > until and not self._flush_due:
-                self._flush_due = True
-                self._loop.call_soon(self._flush)
-                return
 
     def _hand_over(self, waiter: Waiter, result: JobResult) -> None:
         deliver = waiter._deliver

@@ -6,8 +6,10 @@ import json
 import sys
 from argparse import Namespace
 from collections.abc import Callable
+from typing import TypeVar
 
 from airflow_provider_panda import configuration
+from airflow_provider_panda.commands import read_connections_from_database
 from airflow_provider_panda.exceptions import ConfigurationError, PandaProviderError
 from airflow_provider_panda.grid.names import processing_type, secret_name
 from airflow_provider_panda.hooks.delivery import secret_delivery
@@ -15,8 +17,12 @@ from airflow_provider_panda.hooks.panda import PandaConnection, PandaHook
 from airflow_provider_panda.hooks.stomp import StompHook
 
 
+T = TypeVar("T")
+
+
 def check(args: Namespace) -> None:
     """Print a line a step; exit with 1 if a step failed."""
+    read_connections_from_database()
     sys.exit(0 if _Check(args.conn_id).run() else 1)
 
 
@@ -31,7 +37,7 @@ class _Check:
         if connection is None:
             return False
         hook = PandaHook(self.conn_id)
-        if self._step("PanDA answers", lambda: hook.grid().ping() or True, lambda _: "is_alive") is None:
+        if self._step("PanDA", lambda: hook.grid().check(), lambda text: text) is None:
             return False
         instance = self._step(
             "instance",
@@ -52,7 +58,7 @@ class _Check:
             print("  --   broker: the connection names none (broker_conn_id); results come from PanDA's record, later")
         return self.good
 
-    def _step[T](self, name: str, act: Callable[[], T], tell: Callable[[T], str]) -> T | None:
+    def _step(self, name: str, act: Callable[[], T], tell: Callable[[T], str]) -> T | None:
         try:
             result = act()
         except PandaProviderError as error:

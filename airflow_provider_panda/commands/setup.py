@@ -8,6 +8,7 @@ import sys
 from argparse import Namespace
 
 from airflow_provider_panda import configuration
+from airflow_provider_panda.commands import read_connections_from_database
 from airflow_provider_panda.exceptions import ConfigurationError, PandaProviderError
 from airflow_provider_panda.grid.names import secret_name
 from airflow_provider_panda.hooks.delivery import secret_delivery
@@ -19,6 +20,7 @@ def setup(args: Namespace) -> None:
 
     Nothing secret is printed. To be run again after the broker connection changed.
     """
+    read_connections_from_database()
     try:
         _setup(args.conn_id, new_secret=args.new_secret)
     except PandaProviderError as error:

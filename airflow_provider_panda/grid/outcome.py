@@ -72,18 +72,7 @@ class Tally:
             self._drop_failure(job)
             self._values[job] = result
             return True
-        exception = result.exception or {}
-        failure = JobFailure(
-            job=job,
-            attempt=result.attempt,
-            type=str(exception.get("type", "Error")),
-            message=str(exception.get("message", "")),
-            traceback=str(exception.get("traceback", "")),
-            host=result.host,
-            site=result.site,
-            panda_id=result.panda_id,
-        )
-        return self._add_failure(failure, final=self._is_final(result))
+        return self._add_failure(JobFailure.of(result), final=self._is_final(result))
 
     def add_record(self, record: JobRecord) -> bool:
         """Take what PanDA says of an attempt that left no envelope; return whether it changed what is known."""

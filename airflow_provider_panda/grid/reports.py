@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from airflow_provider_panda.exceptions import EnvelopeError
 from airflow_provider_panda.grid.task import JobRecord
 from airflow_provider_panda.payload.envelope import BODY_KEY
-from airflow_provider_panda.payload.result import JobResult, read_envelope
+from airflow_provider_panda.payload.result import JobResult, read_body
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +24,6 @@ def verified_results(records: Iterable[JobRecord], *, key: bytes, task_key: str)
         if record.report is None or BODY_KEY not in record.report:
             continue
         try:
-            yield read_envelope(record.report[BODY_KEY], key=key, task_key=task_key)
+            yield read_body(record.report, key=key, task_key=task_key)
         except EnvelopeError as error:
             log.warning("%s: job report of PandaID %d ignored: %s", task_key, record.panda_id, error)

@@ -20,6 +20,7 @@ HEARTBEAT_RANGE: Final = (0.5, 300.0)
 """Seconds."""
 
 _ADDRESS: Final = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^:\[\]\s/@]+)(?::(?P<port>\d{1,5}))?")
+_DEFAULTS: Final = BrokerEndpoint(addresses=())
 _TRUE: Final = ("true", "1", "yes", "on")
 _FALSE: Final = ("", "false", "0", "no", "off")
 
@@ -62,10 +63,10 @@ def parse(
         passcode=password or None,
         tls=tls,
         result_destination=_topic(
-            fields, "result_destination", fields.text("result_destination") or BrokerEndpoint.result_destination
+            fields, "result_destination", fields.text("result_destination") or _DEFAULTS.result_destination
         ),
         status_destination=None if status is None else _topic(fields, "status_destination", status),
-        heartbeat=fields.number("heartbeat", BrokerEndpoint.heartbeat, *HEARTBEAT_RANGE),
+        heartbeat=fields.number("heartbeat", _DEFAULTS.heartbeat, *HEARTBEAT_RANGE),
         publisher_login=publisher_login,
         publisher_passcode=publisher_passcode,
     )

@@ -30,7 +30,9 @@ QUEUE_LIMIT: Final = 256 * 1024 * 1024
 LOGIN_TIMEOUT: Final = 10.0
 HEARTBEAT_OFFER: Final = (1000, 1000)
 """Milliseconds: the shortest periods in which the broker can send, and wants to receive."""
-_NOT_PASSED_ON: Final = frozenset({"receipt", "transaction", "content-length", "destination", "message-id", "subscription", "ack"})
+_NOT_PASSED_ON: Final = frozenset(
+    {"receipt", "transaction", "content-length", "destination", "message-id", "subscription", "ack"}
+)
 
 
 @dataclass(slots=True, eq=False)
@@ -115,8 +117,7 @@ class Session:
         beats: asyncio.Task[None] | None = None
         try:
             frame = await asyncio.wait_for(self._frame(None), LOGIN_TIMEOUT)
-            silence = self._connect(frame)
-            send_every, silence = silence
+            send_every, silence = self._connect(frame)
             if send_every:
                 beats = asyncio.ensure_future(self._beat(send_every))
             while self._open:

@@ -18,24 +18,26 @@ from airflow_provider_panda.local.refine import Refined
 from airflow_provider_panda.local.state import TASK_TERMINAL, JobState, TaskState
 from airflow_provider_panda.local.store import InputRow, JobRow, TaskRow
 
-_JOB_KEYS: Final = (
-    "PandaID jobDefinitionID schedulerID pilotID creationTime creationHost modificationTime modificationHost"
-    " AtlasRelease transformation homepackage prodSeriesLabel prodSourceLabel prodUserID assignedPriority"
-    " currentPriority attemptNr maxAttempt jobStatus jobName maxCpuCount maxCpuUnit maxDiskCount maxDiskUnit"
-    " ipConnectivity minRamCount minRamUnit startTime endTime cpuConsumptionTime cpuConsumptionUnit commandToPilot"
-    " transExitCode pilotErrorCode pilotErrorDiag exeErrorCode exeErrorDiag supErrorCode supErrorDiag ddmErrorCode"
-    " ddmErrorDiag brokerageErrorCode brokerageErrorDiag jobDispatcherErrorCode jobDispatcherErrorDiag"
-    " taskBufferErrorCode taskBufferErrorDiag computingSite computingElement jobParameters metadata prodDBlock"
-    " dispatchDBlock destinationDBlock destinationSE nEvents grid cloud cpuConversion sourceSite destinationSite"
-    " transferType taskID cmtConfig stateChangeTime prodDBUpdateTime lockedby relocationFlag jobExecutionID VO"
-    " pilotTiming workingGroup processingType prodUserName nInputFiles countryGroup batchID parentID specialHandling"
-    " jobsetID coreCount nInputDataFiles inputFileType inputFileProject inputFileBytes nOutputDataFiles"
-    " outputFileBytes jobMetrics workQueue_ID jediTaskID jobSubStatus actualCoreCount reqID maxRSS maxVMEM maxSWAP"
-    " maxPSS avgRSS avgVMEM avgSWAP avgPSS maxWalltime nucleus eventService failedAttempt hs06sec gshare hs06"
-    " totRCHAR totWCHAR totRBYTES totWBYTES rateRCHAR rateWCHAR rateRBYTES rateWBYTES resource_type diskIO"
-    " memory_leak memory_leak_x2 container_name job_label gco2_regional gco2_global cpu_architecture_level"
-    " outputFileType Files"
-).split()
+_JOB_KEYS: Final = tuple(
+    """
+    PandaID jobDefinitionID schedulerID pilotID creationTime creationHost modificationTime modificationHost
+    AtlasRelease transformation homepackage prodSeriesLabel prodSourceLabel prodUserID assignedPriority
+    currentPriority attemptNr maxAttempt jobStatus jobName maxCpuCount maxCpuUnit maxDiskCount maxDiskUnit
+    ipConnectivity minRamCount minRamUnit startTime endTime cpuConsumptionTime cpuConsumptionUnit
+    commandToPilot transExitCode pilotErrorCode pilotErrorDiag exeErrorCode exeErrorDiag supErrorCode
+    supErrorDiag ddmErrorCode ddmErrorDiag brokerageErrorCode brokerageErrorDiag jobDispatcherErrorCode
+    jobDispatcherErrorDiag taskBufferErrorCode taskBufferErrorDiag computingSite computingElement
+    jobParameters metadata prodDBlock dispatchDBlock destinationDBlock destinationSE nEvents grid cloud
+    cpuConversion sourceSite destinationSite transferType taskID cmtConfig stateChangeTime prodDBUpdateTime
+    lockedby relocationFlag jobExecutionID VO pilotTiming workingGroup processingType prodUserName
+    nInputFiles countryGroup batchID parentID specialHandling jobsetID coreCount nInputDataFiles
+    inputFileType inputFileProject inputFileBytes nOutputDataFiles outputFileBytes jobMetrics workQueue_ID
+    jediTaskID jobSubStatus actualCoreCount reqID maxRSS maxVMEM maxSWAP maxPSS avgRSS avgVMEM avgSWAP avgPSS
+    maxWalltime nucleus eventService failedAttempt hs06sec gshare hs06 totRCHAR totWCHAR totRBYTES totWBYTES
+    rateRCHAR rateWCHAR rateRBYTES rateWBYTES resource_type diskIO memory_leak memory_leak_x2 container_name
+    job_label gco2_regional gco2_global cpu_architecture_level outputFileType Files
+    """.split()  # noqa: SIM905 - a list of 130 literals reads worse
+)
 
 _JOB_CONSTANTS: Final[dict[str, Any]] = {
     **dict.fromkeys(_JOB_KEYS),
@@ -63,25 +65,30 @@ _JOB_CONSTANTS: Final[dict[str, Any]] = {
     "resource_type": "Undefined",
 }
 
-_FILE_KEYS: Final = (
-    "row_ID PandaID GUID lfn type dataset status prodDBlock prodDBlockToken dispatchDBlock dispatchDBlockToken"
-    " destinationDBlock destinationDBlockToken destinationSE fsize md5sum checksum scope jediTaskID datasetID fileID"
-    " attemptNr"
-).split()
+_FILE_KEYS: Final = tuple(
+    """
+    row_ID PandaID GUID lfn type dataset status prodDBlock prodDBlockToken dispatchDBlock dispatchDBlockToken
+    destinationDBlock destinationDBlockToken destinationSE fsize md5sum checksum scope jediTaskID datasetID
+    fileID attemptNr
+    """.split()  # noqa: SIM905 - a list of 130 literals reads worse
+)
 
-_TASK_KEYS: Final = (
-    "jediTaskID taskName status userName creationDate modificationTime startTime endTime frozenTime prodSourceLabel"
-    " workingGroup vo coreCount taskType processingType taskPriority currentPriority architecture transUses transHome"
-    " transPath lockedBy lockedTime termCondition splitRule walltime walltimeUnit outDiskCount outDiskUnit"
-    " workDiskCount workDiskUnit ramCount ramUnit ioIntensity ioIntensityUnit workQueue_ID progress failureRate"
-    " errorDialog reqID oldStatus cloud site countryGroup parent_tid eventService ticketID ticketSystemType"
-    " stateChangeTime superStatus campaign mergeRamCount mergeRamUnit mergeWalltime mergeWalltimeUnit throttledTime"
-    " numThrottled mergeCoreCount goal assessmentTime cpuTime cpuTimeUnit cpuEfficiency baseWalltime nucleus"
-    " baseRamCount ttcRequested ttcPredicted ttcPredictionDate rescueTime requestType gshare resource_type useJumbo"
-    " diskIO diskIOUnit memory_leak_core memory_leak_x2 attemptNr container_name framework activatedTime queuedTime"
-    " actionTime job_execution_params task_creation_arguments raw_task_params nFiles nFilesFinished nFilesFailed"
-    " nFilesMissing pctFinished pctFailed"
-).split()
+_TASK_KEYS: Final = tuple(
+    """
+    jediTaskID taskName status userName creationDate modificationTime startTime endTime frozenTime
+    prodSourceLabel workingGroup vo coreCount taskType processingType taskPriority currentPriority
+    architecture transUses transHome transPath lockedBy lockedTime termCondition splitRule walltime
+    walltimeUnit outDiskCount outDiskUnit workDiskCount workDiskUnit ramCount ramUnit ioIntensity
+    ioIntensityUnit workQueue_ID progress failureRate errorDialog reqID oldStatus cloud site countryGroup
+    parent_tid eventService ticketID ticketSystemType stateChangeTime superStatus campaign mergeRamCount
+    mergeRamUnit mergeWalltime mergeWalltimeUnit throttledTime numThrottled mergeCoreCount goal
+    assessmentTime cpuTime cpuTimeUnit cpuEfficiency baseWalltime nucleus baseRamCount ttcRequested
+    ttcPredicted ttcPredictionDate rescueTime requestType gshare resource_type useJumbo diskIO diskIOUnit
+    memory_leak_core memory_leak_x2 attemptNr container_name framework activatedTime queuedTime actionTime
+    job_execution_params task_creation_arguments raw_task_params nFiles nFilesFinished nFilesFailed
+    nFilesMissing pctFinished pctFailed
+    """.split()  # noqa: SIM905 - a list of 130 literals reads worse
+)
 
 _TASK_CONSTANTS: Final[dict[str, Any]] = {
     **dict.fromkeys(_TASK_KEYS),
@@ -168,8 +175,7 @@ def job_dict(
     :param extended: with the two further keys of ``task/get_job_descriptions``.
     """
     files = [
-        _file(job, index, i.lfn, "pseudo_input", "pseudo_dataset", i.dataset_id, i.id)
-        for index, i in enumerate(inputs)
+        _file(job, index, i.lfn, "pseudo_input", "pseudo_dataset", i.dataset_id, i.id) for index, i in enumerate(inputs)
     ]
     log_dataset = str((params.get("log") or {}).get("dataset", "")) if isinstance(params.get("log"), Mapping) else ""
     for kind, lfn in json.loads(job.files):

@@ -35,7 +35,10 @@ from airflow_provider_panda.local.store import InputRow, JobRow, NewJob, Store, 
 log = logging.getLogger(__name__)
 
 EMBEDDED_PILOT: Final = "embedded"
-BATCH: Final = 500
+BATCH: Final = 50
+"""Jobs that one step of the engine moves at most, so that requests are answered in between."""
+BREATH: Final = 0.003
+"""Seconds that the engine leaves to others between steps while there is more to do."""
 BROKERAGE_PERIOD: Final = 5.0
 PILOT_SILENCE: Final = 6 * 3600.0
 """An outside pilot that says nothing for so long has lost its job."""
@@ -103,7 +106,7 @@ class Engine:
                 await asyncio.sleep(1)
                 continue
             if more:
-                await asyncio.sleep(0)
+                await asyncio.sleep(BREATH)
                 continue
             upcoming = self.store.next_due(with_activated=self.free_slots() > 0)
             pause = None if upcoming is None else max(0.0, upcoming - time.time())
@@ -227,27 +230,30 @@ class Engine:
         if task.state is TaskState.PENDING:
             self.store.update_task(task.task_id, due=now + BROKERAGE_PERIOD)
         else:
-            log.info("task %d (%s): %s; known queues: %s", task.task_id, task.name, brokered.reason, self.options.queues)
+            log.info(
+                "task %d (%s): %s; known queues: %s", task.task_id, task.name, brokered.reason, self.options.queues
+            )
             self.move_task(task, TaskState.PENDING, now, error_dialog=dialog, due=now + BROKERAGE_PERIOD)
 
     def _generate(self, task: TaskRow, now: float) -> None:
         chunks = self.store.unassigned_chunks(task.task_id, BATCH)
-        for inputs in chunks:
-            self._insert_job(task, inputs, attempt=inputs[0].attempt + 1, due=now, now=now)
-        task = self.store.add_to_task(task.task_id)
+        for offset, inputs in enumerate(chunks):
+            self._insert_job(
+                task, inputs, attempt=inputs[0].attempt + 1, serial=task.next_serial + offset, due=now, now=now
+            )
+        task = self.store.add_to_task(task.task_id, open_jobs=len(chunks), serials=len(chunks))
         if task.state is TaskState.READY:
             task = self.move_task(task, TaskState.RUNNING, now)
         if len(chunks) == BATCH:
             self.store.update_task(task.task_id, due=now)
-        elif chunks or task.open_jobs:
+        elif task.open_jobs:
             self.store.update_task(task.task_id, due=None)
         else:
             self.move_task(task, TaskState.PREPARED, now, due=now + self.options.finish_delay / 2)
 
-    def _insert_job(self, task: TaskRow, inputs: list[InputRow], *, attempt: int, due: float, now: float) -> None:
-        fresh = self.store.task(task.task_id)
-        assert fresh is not None
-        serial = fresh.next_serial
+    def _insert_job(
+        self, task: TaskRow, inputs: list[InputRow], *, attempt: int, serial: int, due: float, now: float
+    ) -> None:
         text = job_text(self.refined(task), inputs=[i.lfn for i in inputs], serial=serial, attempt=attempt)
         panda_id = self.store.insert_job(
             NewJob(
@@ -256,14 +262,13 @@ class Engine:
                 attempt=attempt,
                 serial=serial,
                 label=task.label,
-                queue=fresh.queue or self.options.queues[0],
+                queue=task.queue or self.options.queues[0],
                 parameters=text.parameters,
                 files=as_json(text.files),
                 due=due,
             ),
             now,
         )
-        self.store.update_task(task.task_id, next_serial=serial + 1, open_jobs=fresh.open_jobs + 1)
         self._say_job(panda_id, JobState.PENDING, now)
 
     def _end(self, task: TaskRow, now: float) -> None:
@@ -274,8 +279,11 @@ class Engine:
     def _execute(self, task: TaskRow, now: float) -> None:
         """Act on a kill or finish command whose delay has passed."""
         who = task.commanded_by or task.owner
-        for job in self.store.jobs_of(task.task_id, JOB_QUEUED):
+        queued = self.store.jobs_of(task.task_id, JOB_QUEUED, limit=BATCH)
+        for job in queued:
             self.cancel(job, f"kill by {who}", now)
+        if len(queued) == BATCH:
+            return  # still due: the others at the next step
         if not (task.state is TaskState.FINISHING and task.soft):
             for job in self.store.jobs_of(task.task_id, JOB_WITH_PILOT):
                 self.tell_to_stop(job, f"kill by {who}", now)
@@ -302,7 +310,11 @@ class Engine:
         names = {i.lfn.split(":", 1)[-1] for i in known}
         new = [lfn for lfn in refined.lfns if lfn.split(":", 1)[-1] not in names]
         if new:
-            dataset = known[0].dataset_id if known else self.store.insert_dataset(task.task_id, PSEUDO_DATASET, "pseudo_input")
+            dataset = (
+                known[0].dataset_id
+                if known
+                else self.store.insert_dataset(task.task_id, PSEUDO_DATASET, "pseudo_input")
+            )
             self.store.insert_inputs(
                 task.task_id,
                 dataset,
@@ -474,7 +486,7 @@ class Engine:
             auto_retry=self.refined(task).auto_retry,
             task_ending=task.state in (TaskState.ABORTING, TaskState.FINISHING),
         )
-        finished = failed = 0
+        finished = failed = opened = 0
         match fate:
             case Fate.FINISHED:
                 self.store.set_inputs(task.task_id, job.chunk, InputState.FINISHED)
@@ -483,13 +495,17 @@ class Engine:
                 self.store.set_inputs(task.task_id, job.chunk, InputState.FAILED)
                 failed = len(inputs)
             case Fate.LEFT:
-                self.store.set_inputs(task.task_id, job.chunk, InputState.READY)
+                self.store.release_inputs(task.task_id, job.chunk)
             case Fate.RETRY:
                 log.info("task %d: job %d failed, attempt %d follows", task.task_id, job.panda_id, job.attempt + 1)
                 due = now + self.options.retry_delay
-                self._insert_job(task, inputs, attempt=job.attempt + 1, due=due, now=now)
+                self._insert_job(task, inputs, attempt=job.attempt + 1, serial=task.next_serial, due=due, now=now)
+                opened = 1
         self._after_jobs(
-            self.store.add_to_task(task.task_id, finished=finished, failed=failed, open_jobs=-1), now
+            self.store.add_to_task(
+                task.task_id, finished=finished, failed=failed, open_jobs=opened - 1, serials=opened
+            ),
+            now,
         )
 
     def _after_jobs(self, task: TaskRow, now: float) -> None:

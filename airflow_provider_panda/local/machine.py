@@ -45,9 +45,7 @@ class Fate(Enum):
     """Untouched: the task is being killed or finished, so nothing more is tried."""
 
 
-def fate_of_inputs(
-    outcome: JobState, *, attempt: int, max_attempt: int, auto_retry: bool, task_ending: bool
-) -> Fate:
+def fate_of_inputs(outcome: JobState, *, attempt: int, max_attempt: int, auto_retry: bool, task_ending: bool) -> Fate:
     """Decide what an ended attempt means for its inputs (JEDI: a new job while attempts are left)."""
     if outcome is JobState.FINISHED:
         return Fate.FINISHED

@@ -64,7 +64,5 @@ def job_notice(job: JobRow, state: JobState, inputs: Sequence[str], now: float) 
             job_outputfilebytes=0,
             job_hs06sec="NULL",
         )
-    body.update(
-        msg_type="job_status", jobid=job.panda_id, taskid=job.task_id, status=state.value, timestamp=int(now)
-    )
+    body.update(msg_type="job_status", jobid=job.panda_id, taskid=job.task_id, status=state.value, timestamp=int(now))
     return json.dumps(body)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 DEFAULT_QUEUE = "LOCAL"
 BROKER_LOGIN_VARIABLE = "PANDA_GRID_BROKER_LOGIN"
-BROKER_PASSCODE_VARIABLE = "PANDA_GRID_BROKER_PASSCODE"  # noqa: S105 - the name of a variable
+BROKER_PASSCODE_VARIABLE = "PANDA_GRID_BROKER_PASSCODE"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,11 +58,23 @@ class GridOptions:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the embedded grid to a parser."""
     add = parser.add_argument
-    add("--data", type=Path, default=Path("panda-grid"), metavar="DIR", help="where everything is kept (default: %(default)s)")
+    add(
+        "--data",
+        type=Path,
+        default=Path("panda-grid"),
+        metavar="DIR",
+        help="where everything is kept (default: %(default)s)",
+    )
     add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     add("--http-port", type=_port, default=0, metavar="P", help="port of the PanDA server; 0 takes a free one")
     add("--stomp-port", type=_port, default=0, metavar="S", help="port of the broker; 0 takes a free one")
-    add("--slots", type=_count, default=2, metavar="N", help="jobs at once; 0 leaves them to outside pilots (default: 2)")
+    add(
+        "--slots",
+        type=_count,
+        default=2,
+        metavar="N",
+        help="jobs at once; 0 leaves them to outside pilots (default: 2)",
+    )
     add("--queue", action="append", metavar="NAME", help=f"a PanDA queue; repeatable (default: {DEFAULT_QUEUE})")
     add("--vo", action="append", metavar="NAME", help="a virtual organisation; repeatable (default: wlcg, panda_dev)")
     add("--user", default="Grid User", help="name of the user of the token (default: %(default)s)")

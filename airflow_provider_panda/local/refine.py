@@ -192,9 +192,7 @@ class JobText:
     files: tuple[tuple[str, str], ...]
 
 
-def job_text(
-    refined: Refined, *, inputs: Sequence[str], serial: int, attempt: int, first_event: int = 0
-) -> JobText:
+def job_text(refined: Refined, *, inputs: Sequence[str], serial: int, attempt: int, first_event: int = 0) -> JobText:
     """Fill in the placeholders of one attempt.
 
     :param inputs: LFNs of the job's inputs.

@@ -55,7 +55,7 @@ def _tokens(text: str) -> list[tuple[str, str]]:
     while position < len(stripped):
         match = _TOKEN.match(stripped, position)
         if match is None:
-            raise SelectorError(f"selector {text!r}: {stripped[position:position + 10]!r} is not understood")
+            raise SelectorError(f"selector {text!r}: {stripped[position : position + 10]!r} is not understood")
         literal, name, sign, number = match.groups()
         if literal is not None:
             found.append(("text", literal[1:-1].replace("''", "'")))

@@ -43,10 +43,12 @@ CREATE INDEX IF NOT EXISTS tasks_request ON tasks(req_id);
 CREATE TABLE IF NOT EXISTS inputs (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     task_id INTEGER NOT NULL, dataset_id INTEGER NOT NULL, chunk INTEGER NOT NULL, lfn TEXT NOT NULL,
-    state TEXT NOT NULL, attempt INTEGER NOT NULL DEFAULT 0, max_attempt INTEGER NOT NULL, panda_id INTEGER
+    state TEXT NOT NULL, attempt INTEGER NOT NULL DEFAULT 0, max_attempt INTEGER NOT NULL, panda_id INTEGER,
+    assigned INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX IF NOT EXISTS inputs_chunk ON inputs(task_id, chunk);
 CREATE INDEX IF NOT EXISTS inputs_state ON inputs(task_id, state);
+CREATE INDEX IF NOT EXISTS inputs_unassigned ON inputs(task_id, chunk) WHERE assigned = 0;
 CREATE TABLE IF NOT EXISTS datasets (
     id INTEGER PRIMARY KEY AUTOINCREMENT, task_id INTEGER NOT NULL, name TEXT NOT NULL, kind TEXT NOT NULL
 );
@@ -175,6 +177,7 @@ class InputRow:
     attempt: int
     max_attempt: int
     panda_id: int | None
+    assigned: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -344,12 +347,14 @@ class Store:
         """Return how many tasks are in each state."""
         return dict(self._db.execute("SELECT state, count(*) FROM tasks GROUP BY state").fetchall())
 
-    def add_to_task(self, task_id: int, *, finished: int = 0, failed: int = 0, open_jobs: int = 0) -> TaskRow:
+    def add_to_task(
+        self, task_id: int, *, finished: int = 0, failed: int = 0, open_jobs: int = 0, serials: int = 0
+    ) -> TaskRow:
         """Add to the counters of a task and return it."""
         self._write(
-            "UPDATE tasks SET n_finished = n_finished + ?, n_failed = n_failed + ?, open_jobs = open_jobs + ?"
-            " WHERE task_id = ?",
-            (finished, failed, open_jobs, task_id),
+            "UPDATE tasks SET n_finished = n_finished + ?, n_failed = n_failed + ?, open_jobs = open_jobs + ?,"
+            " next_serial = next_serial + ? WHERE task_id = ?",
+            (finished, failed, open_jobs, serials, task_id),
         )
         task = self.task(task_id)
         assert task is not None
@@ -381,10 +386,7 @@ class Store:
         """Insert the inputs of a task; ``per_job`` of them make one chunk, that is one job."""
         self._write_many(
             "INSERT INTO inputs (task_id, dataset_id, chunk, lfn, state, max_attempt) VALUES (?, ?, ?, ?, 'ready', ?)",
-            (
-                (task_id, dataset_id, first_chunk + index // per_job, lfn, max_attempt)
-                for index, lfn in enumerate(lfns)
-            ),
+            ((task_id, dataset_id, first_chunk + index // per_job, lfn, max_attempt) for index, lfn in enumerate(lfns)),
         )
 
     def inputs(self, task_id: int, chunk: int | None = None) -> list[InputRow]:
@@ -392,37 +394,50 @@ class Store:
         if chunk is None:
             rows = self._db.execute("SELECT * FROM inputs WHERE task_id = ? ORDER BY id", (task_id,))
         else:
-            rows = self._db.execute("SELECT * FROM inputs WHERE task_id = ? AND chunk = ? ORDER BY id", (task_id, chunk))
+            rows = self._db.execute(
+                "SELECT * FROM inputs WHERE task_id = ? AND chunk = ? ORDER BY id", (task_id, chunk)
+            )
         return [_input(row) for row in rows.fetchall()]
 
-    def set_inputs(
-        self, task_id: int, chunk: int, state: InputState, *, panda_id: int | None = None, attempt: int | None = None
-    ) -> None:
-        """Set the state of a chunk's inputs, and the attempt that has them where given."""
-        self._write(
-            "UPDATE inputs SET state = ?, panda_id = coalesce(?, panda_id), attempt = coalesce(?, attempt)"
-            " WHERE task_id = ? AND chunk = ?",
-            (state, panda_id, attempt, task_id, chunk),
-        )
+    def set_inputs(self, task_id: int, chunk: int, state: InputState) -> None:
+        """Set the state of a chunk's inputs."""
+        self._write("UPDATE inputs SET state = ? WHERE task_id = ? AND chunk = ?", (state, task_id, chunk))
+
+    def release_inputs(self, task_id: int, chunk: int) -> None:
+        """Make a chunk's inputs ready for a job that a later retry makes."""
+        self._write("UPDATE inputs SET state = 'ready', assigned = 0 WHERE task_id = ? AND chunk = ?", (task_id, chunk))
 
     def revive_inputs(self, task_id: int, *, more_attempts: int) -> int:
         """Make the unfinished inputs of a task ready again, with more attempts, and return how many had failed."""
-        failed = self._write(
-            "UPDATE inputs SET state = 'ready', max_attempt = max_attempt + ? WHERE task_id = ? AND state = 'failed'",
+        return self._write(
+            "UPDATE inputs SET state = 'ready', assigned = 0, max_attempt = max_attempt + ?"
+            " WHERE task_id = ? AND state = 'failed'",
             (more_attempts, task_id),
         ).rowcount
-        return failed
+
+    def add_attempts(self, task_id: int, increase: int) -> None:
+        """Allow more attempts of the unfinished inputs of a task."""
+        self._write(
+            "UPDATE inputs SET max_attempt = max_attempt + ? WHERE task_id = ? AND state != 'finished'",
+            (increase, task_id),
+        )
 
     def unassigned_chunks(self, task_id: int, limit: int) -> list[list[InputRow]]:
-        """Return the inputs of chunks that are ready and have no open job, chunk by chunk."""
+        """Return the inputs of chunks that no job has or had for good, chunk by chunk."""
         chunks = self._db.execute(
-            "SELECT DISTINCT chunk FROM inputs WHERE task_id = ? AND state = 'ready' AND (panda_id IS NULL OR NOT EXISTS"
-            " (SELECT 1 FROM jobs WHERE jobs.panda_id = inputs.panda_id AND jobs.state IN"
-            " ('pending','defined','activated','throttled','sent','starting','running','holding')))"
-            " ORDER BY chunk LIMIT ?",
+            "SELECT DISTINCT chunk FROM inputs WHERE task_id = ? AND assigned = 0 ORDER BY chunk LIMIT ?",
             (task_id, limit),
         ).fetchall()
-        return [self.inputs(task_id, row[0]) for row in chunks]
+        if not chunks:
+            return []
+        rows = self._db.execute(
+            "SELECT * FROM inputs WHERE task_id = ? AND assigned = 0 AND chunk BETWEEN ? AND ? ORDER BY chunk, id",
+            (task_id, chunks[0][0], chunks[-1][0]),
+        )
+        grouped: dict[int, list[InputRow]] = {}
+        for row in rows.fetchall():
+            grouped.setdefault(row["chunk"], []).append(_input(row))
+        return list(grouped.values())
 
     def input_counts(self, task_id: int) -> list[tuple[str, int]]:
         """Return how many inputs of a task are in each state."""
@@ -461,7 +476,11 @@ class Store:
         )
         panda_id = cursor.lastrowid
         assert panda_id is not None
-        self.set_inputs(job.task_id, job.chunk, InputState.READY, panda_id=panda_id, attempt=job.attempt)
+        self._write(
+            "UPDATE inputs SET state = 'ready', panda_id = ?, attempt = ?, assigned = 1"
+            " WHERE task_id = ? AND chunk = ?",
+            (panda_id, job.attempt, job.task_id, job.chunk),
+        )
         return panda_id
 
     def update_job(self, panda_id: int, **columns: Any) -> None:
@@ -518,14 +537,19 @@ class Store:
         self, now: float, *, limit: int, queue: str | None = None, owner: str | None = None, task_id: int | None = None
     ) -> list[JobRow]:
         """Return the jobs that a pilot may take now, longest waiting first."""
-        conditions, values = ["jobs.state = 'activated'", "jobs.due <= ?"], [now]
-        for column, value in (("jobs.queue", queue), ("tasks.owner", owner), ("jobs.task_id", task_id)):
+        conditions: list[str] = ["state = 'activated'", "due <= ?"]
+        values: list[Any] = [now]
+        for condition, value in (
+            ("queue = ?", queue),
+            ("task_id = ?", task_id),
+            ("label = 'user' AND task_id IN (SELECT task_id FROM tasks WHERE owner = ?)", owner),
+        ):
             if value is not None:
-                conditions.append(f"{column} = ?")
-                values.append(value)  # type: ignore[arg-type]
+                conditions.append(condition)
+                values.append(value)
         rows = self._db.execute(
-            "SELECT jobs.* FROM jobs JOIN tasks USING (task_id)"  # noqa: S608 - fixed names
-            f" WHERE {' AND '.join(conditions)} ORDER BY jobs.due, jobs.panda_id LIMIT ?",
+            "SELECT * FROM jobs INDEXED BY jobs_state"  # noqa: S608 - fixed text
+            f" WHERE {' AND '.join(conditions)} ORDER BY due, panda_id LIMIT ?",
             [*values, limit],
         )
         return [_job(row) for row in rows.fetchall()]

@@ -17,6 +17,7 @@ import signal
 import socket
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -241,9 +242,9 @@ class Worker:
         for job in self._engine.take(EMBEDDED_PILOT, limit=free, now=time.time(), host=self._host):
             task = asyncio.get_running_loop().create_task(self._run(job), name=f"job {job.panda_id}")
             self._running[job.panda_id] = task
-            task.add_done_callback(lambda _, panda_id=job.panda_id: self._done(panda_id))
+            task.add_done_callback(partial(self._done, job.panda_id))
 
-    def _done(self, panda_id: int) -> None:
+    def _done(self, panda_id: int, _: asyncio.Task[None]) -> None:
         self._running.pop(panda_id, None)
         self._processes.pop(panda_id, None)
         self._killed.discard(panda_id)
@@ -380,7 +381,8 @@ class Worker:
                 if current is not None:
                     self._engine.running(current, time.time())
         exit_code = waiting.result()
-        end_group(process.pid, signal.SIGKILL)  # what the payload left in the background
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)  # what the payload left in the background
         for name in ("payload.stdout", "payload.stderr"):
             if (logs / name).stat().st_size > LOG_LIMIT:
                 os.truncate(logs / name, LOG_LIMIT)
@@ -406,7 +408,5 @@ class Worker:
             names: list[Any] = [p.name for p in self._directories.scratch.iterdir() if p.name.isdigit()]
             ids = [int(name) for name in names if int(name) not in self._running]
             for panda_id in self._store.final_since(ids, time.time() - SCRATCH_GRACE):
-                await asyncio.to_thread(
-                    shutil.rmtree, self._directories.scratch / str(panda_id), ignore_errors=True
-                )
+                await asyncio.to_thread(shutil.rmtree, self._directories.scratch / str(panda_id), ignore_errors=True)
             await asyncio.sleep(period)

@@ -10,7 +10,7 @@ import inspect
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn, TypeVar
 
 from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator
 
@@ -28,10 +28,11 @@ from airflow_provider_panda.exceptions import (
 from airflow_provider_panda.grid.names import processing_type, secret_name, task_name
 from airflow_provider_panda.grid.outcome import CallPolicy, OnJobError, WaitFor
 from airflow_provider_panda.grid.task import Resources, TaskSpec, task_key
+from airflow_provider_panda.hooks.delivery import archive_delivery
 from airflow_provider_panda.hooks.panda import PandaConnection, PandaHook
 from airflow_provider_panda.links import LINK_KEY, PandaTaskLink
 from airflow_provider_panda.operators.call import Call, bind_call, check_context_free, map_over_names
-from airflow_provider_panda.operators.homecoming import collect_values
+from airflow_provider_panda.operators.homecoming import Reader, collect_values
 from airflow_provider_panda.payload import envelope
 from airflow_provider_panda.payload.command import Environment, job_command
 from airflow_provider_panda.payload.package import Archive, build_archive, check_function
@@ -46,6 +47,8 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_panda.grid.panda import PandaGrid
+
+Choice = TypeVar("Choice", bound=str)
 
 TASK_ID_KEY = "panda_task_id"
 """XCom and task state key of the jediTaskID."""
@@ -185,7 +188,7 @@ class PandaFunctionOperator(BaseOperator):
         self._remember(context, TASK_KEY_KEY, key)
 
         grid = PandaHook(self.panda_conn_id).grid()
-        spec = self._spec(connection, grid, archive, key, instance, context)
+        spec = self._spec(connection, archive, key, instance, context)
         grid.upload(archive.name, archive.content)
         task_id = grid.submit(spec)
         self._submitted = (grid, task_id)
@@ -199,11 +202,7 @@ class PandaFunctionOperator(BaseOperator):
         return self._defer(spec, task_id)
 
     def _pack(self, call: Call, *, connection: PandaConnection | None = None, key: str = "") -> Archive:
-        delivery = None
-        if connection is not None:
-            from airflow_provider_panda.hooks.delivery import archive_delivery
-
-            delivery = archive_delivery(connection, key)
+        delivery = None if connection is None else archive_delivery(connection, key)
         return build_archive(
             call.function,
             args=call.args,
@@ -218,7 +217,6 @@ class PandaFunctionOperator(BaseOperator):
     def _spec(
         self,
         connection: PandaConnection,
-        grid: PandaGrid,
         archive: Archive,
         key: str,
         instance: str,
@@ -227,7 +225,7 @@ class PandaFunctionOperator(BaseOperator):
         by_secret = connection.signing == "secret"
         command = job_command(
             archive=archive,
-            url=grid.archive_url(archive.name),
+            cache_url=connection.endpoint.cache_url or connection.endpoint.url,
             task_key=key,
             environment=self.environment,
             secret_name=secret_name(instance) if by_secret else None,
@@ -306,12 +304,14 @@ class PandaFunctionOperator(BaseOperator):
         self._log_failures(came)
         if came.outcome is Outcome.COMPLETE and (self.on_job_error == "collect" or not came.failures):
             hook = PandaHook(self.panda_conn_id)
-            values = collect_values(
-                came,
-                grid=hook.grid(),
-                key=envelope.derive_key(hook.get_conn().instance_secret or "", came.task_key),
+            connection = hook.get_conn()
+            reader = Reader(
+                task_key=came.task_key,
+                signing_key=envelope.derive_key(connection.instance_secret or "", came.task_key),
                 allow_pickle=self.value_format == "cloudpickle",
+                result_store=connection.result_store,
             )
+            values = collect_values(came, reader, hook.grid())
             if came.failures:
                 self._kill(came)  # ends what PanDA would still try again of jobs that are settled for us
                 self._check_min_success(came)
@@ -425,7 +425,7 @@ def _duration(name: str, value: float | timedelta | None) -> timedelta | None:
     return duration
 
 
-def _one_of[T: str](name: str, value: T, allowed: Sequence[str]) -> T:
+def _one_of(name: str, value: Choice, allowed: Sequence[str]) -> Choice:
     if value not in allowed:
         raise ConfigurationError(f"argument {name}", f"{value!r} is unknown", f"Use one of {', '.join(allowed)}")
     return value

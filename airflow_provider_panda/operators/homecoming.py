@@ -2,45 +2,72 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_panda.exceptions import MissingResultsError
 from airflow_provider_panda.grid.reports import verified_results
 from airflow_provider_panda.payload import envelope, values
-from airflow_provider_panda.payload.result import decode_value, read_envelope
+from airflow_provider_panda.payload.reference import fetch_reference
+from airflow_provider_panda.payload.result import JobResult, decode_value, read_body
 
 if TYPE_CHECKING:
     from airflow_provider_panda.grid.panda import PandaGrid
     from airflow_provider_panda.triggers.event import FunctionEvent
 
 
-def collect_values(came: FunctionEvent, *, grid: PandaGrid, key: bytes, allow_pickle: bool) -> dict[int, Any]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reader:
+    """How the values of one task are read.
+
+    :param task_key: key of the task.
+    :param signing_key: its signing key.
+    :param allow_pickle: whether the call asked for cloudpickle values.
+    :param result_store: base URL of the connection's result store, or None.
+    """
+
+    task_key: str
+    signing_key: bytes
+    allow_pickle: bool
+    result_store: str | None
+
+    def verified(self, envelope_found: Mapping[str, Any]) -> JobResult:
+        """Return the result in an envelope, after checking its signature once more."""
+        return read_body({envelope.BODY_KEY: envelope_found}, key=self.signing_key, task_key=self.task_key)
+
+    def value(self, result: JobResult) -> Any:
+        """Return the value of a verified result, fetched from the result store where it went there."""
+        fetched = fetch_reference(result, result_store=self.result_store)
+        return decode_value(fetched, allow_pickle=self.allow_pickle)
+
+
+def collect_values(came: FunctionEvent, reader: Reader, grid: PandaGrid) -> dict[int, Any]:
     """Return the decoded values by job.
 
     :param came: what the trigger told.
+    :param reader: how values are read.
     :param grid: where results are fetched that were too large for the event.
-    :param key: signing key of the task.
-    :param allow_pickle: whether the call asked for cloudpickle values.
     :raises MissingResultsError: a job that returned has no readable value in PanDA's record.
     :raises ValueDecodeError: a value cannot be rebuilt here.
     """
     if came.results is None:
-        return _fetch(came, grid, key, allow_pickle)
+        return _fetch(came, reader, grid)
     decoded: dict[int, Any] = {}
     for entry in came.results:
         if "payload" in entry:
             decoded[entry["job"]] = values.decode(entry["payload"])
         else:
-            result = read_envelope(entry["envelope"], key=key, task_key=came.task_key)
-            decoded[result.job] = decode_value(result, allow_pickle=allow_pickle)
+            result = reader.verified(entry["envelope"])
+            decoded[result.job] = reader.value(result)
     return decoded
 
 
-def _fetch(came: FunctionEvent, grid: PandaGrid, key: bytes, allow_pickle: bool) -> dict[int, Any]:
+def _fetch(came: FunctionEvent, reader: Reader, grid: PandaGrid) -> dict[int, Any]:
     failed = {failure.job for failure in came.failures}
     decoded = {
-        result.job: decode_value(result, allow_pickle=allow_pickle)
-        for result in verified_results(grid.reports(came.task_id), key=key, task_key=came.task_key)
+        result.job: reader.value(result)
+        for result in verified_results(grid.reports(came.task_id), key=reader.signing_key, task_key=came.task_key)
         if result.status == envelope.RETURNED and result.job not in failed
     }
     if missing := [job for job in range(came.n_jobs) if job not in decoded and job not in failed]:

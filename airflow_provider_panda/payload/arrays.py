@@ -6,7 +6,8 @@ import, Python 3.9-3.13. Values come back equal in dtype, shape, names and conte
 
 from __future__ import annotations
 
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 from .values import TAG, MissingLibrary, Path, UndecodableValue, UnsupportedValue, _b64, _unb64, path_text, type_name
 

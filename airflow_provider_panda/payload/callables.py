@@ -70,6 +70,8 @@ def refusal(function: Any) -> str | None:
 
 def is_ours(value: Any) -> bool:
     """Whether an object, class or module belongs to Airflow or to this package, so that it never travels."""
+    if isinstance(value, MethodType):
+        return is_ours(value.__self__)
     if isinstance(value, ModuleType):
         module = value.__name__
     elif isinstance(value, (type, FunctionType)):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from typing import Any, Dict, Optional, Tuple
+from typing import Any
 
 from . import envelope, values
 from .runner import EXIT_RAISED, EXIT_REFUSED, EXIT_UNDELIVERED, EXIT_UNFIT, FUNCTION_MODULE, Job, Stop
@@ -29,7 +29,7 @@ _EXIT_CODES = {
 }
 
 
-def conclude(job: Job, value: Any, error: Optional[BaseException], *, function_began: bool, ended: float) -> int:
+def conclude(job: Job, value: Any, error: BaseException | None, *, function_began: bool, ended: float) -> int:
     """Report how a job ended and return the exit code of the process.
 
     :param value: what the function returned, if ``error`` is None.
@@ -70,7 +70,7 @@ def conclude(job: Job, value: Any, error: Optional[BaseException], *, function_b
     return deliver(job, report, code)
 
 
-def deliver(job: Job, report: Dict[str, Any], code: int) -> int:
+def deliver(job: Job, report: dict[str, Any], code: int) -> int:
     """Sign, write ``jobReport.json``, publish; return the exit code."""
     exception = report["exception"]
     line = "returned" if exception is None else "%s: %s" % (exception["type"], exception["message"])
@@ -97,7 +97,7 @@ def deliver(job: Job, report: Dict[str, Any], code: int) -> int:
     return code
 
 
-def signing_key(settings: Dict[str, Any], task_key: str) -> Optional[bytes]:
+def signing_key(settings: dict[str, Any], task_key: str) -> bytes | None:
     """Return the key of the task from the delivery settings, or None if there is none."""
     if settings.get("signing_key"):
         return bytes.fromhex(settings["signing_key"])
@@ -106,9 +106,9 @@ def signing_key(settings: Dict[str, Any], task_key: str) -> Optional[bytes]:
     return None
 
 
-def write_report(signed: Optional[Dict[str, Any]], code: int, message: str, who: str) -> bool:
+def write_report(signed: dict[str, Any] | None, code: int, message: str, who: str) -> bool:
     """Write the job report atomically; return whether it is there and small enough for PanDA to keep."""
-    content: Dict[str, Any] = {"exitCode": code, "exitMsg": message}
+    content: dict[str, Any] = {"exitCode": code, "exitMsg": message}
     if signed is not None:
         content[envelope.BODY_KEY] = signed
     text = json.dumps(content)
@@ -125,7 +125,7 @@ def write_report(signed: Optional[Dict[str, Any]], code: int, message: str, who:
 # --- the value -----------------------------------------------------------------------------------------------
 
 
-def encode_result(job: Job, value: Any) -> Tuple[str, Any]:
+def encode_result(job: Job, value: Any) -> tuple[str, Any]:
     """Return encoding and payload of a value: inline, or a reference to the result store.
 
     :raises Stop: the value cannot be encoded, is too large, or the store cannot be reached.
@@ -170,7 +170,7 @@ def _pickled(value: Any) -> str:
         raise Stop(envelope.REFUSED, "UnsupportedValue", problem) from None
 
 
-def _store(job: Job, content: bytes, encoding: str) -> Dict[str, Any]:
+def _store(job: Job, content: bytes, encoding: str) -> dict[str, Any]:
     import hashlib
 
     from . import store
@@ -188,7 +188,7 @@ def _store(job: Job, content: bytes, encoding: str) -> Dict[str, Any]:
 # --- the exception -------------------------------------------------------------------------------------------
 
 
-def classify(job: Job, error: BaseException, function_began: bool) -> Tuple[str, Dict[str, str]]:
+def classify(job: Job, error: BaseException, function_began: bool) -> tuple[str, dict[str, str]]:
     """Return status and description of an exception: a missing module is the node's fault, the rest the function's."""
     exception = describe(job, error)
     if isinstance(error, ModuleNotFoundError) and error.name:
@@ -196,6 +196,10 @@ def classify(job: Job, error: BaseException, function_began: bool) -> Tuple[str,
         node = os.uname().nodename
         exception["type"] = "MissingModule"
         exception["message"] = problem % ((error.name, node) + sys.version_info[:3] + (sys.executable,))
+        return envelope.UNFIT, exception
+    if isinstance(error, values.MissingLibrary) and not function_began:
+        exception["type"] = "MissingModule"
+        exception["message"] = "a constant cannot be rebuilt on %s: %s" % (os.uname().nodename, error)
         return envelope.UNFIT, exception
     if isinstance(error, ImportError) and not function_began:
         exception["message"] += " (on %s, Python %d.%d.%d)" % ((os.uname().nodename,) + sys.version_info[:3])
@@ -205,12 +209,12 @@ def classify(job: Job, error: BaseException, function_began: bool) -> Tuple[str,
     return envelope.RAISED, exception
 
 
-def describe_stop(stop: Stop) -> Dict[str, str]:
+def describe_stop(stop: Stop) -> dict[str, str]:
     """Return the description of a reason of ours: no traceback, for the user's code has no part in it."""
     return {"type": stop.kind, "message": stop.problem, "traceback": ""}
 
 
-def describe(job: Job, error: BaseException) -> Dict[str, str]:
+def describe(job: Job, error: BaseException) -> dict[str, str]:
     """Return type, message and traceback of an exception, without the runner's own frames."""
     import linecache
     import traceback
@@ -250,6 +254,6 @@ def _one_line(text: str) -> str:
     return line if len(line) <= EXIT_MESSAGE_LIMIT else line[: EXIT_MESSAGE_LIMIT - 3] + "..."
 
 
-def _panda_id() -> Optional[int]:
+def _panda_id() -> int | None:
     text = os.environ.get("PANDAID", "")
     return int(text) if text.isascii() and text.isdigit() else None

@@ -322,7 +322,7 @@ class SourceBuilder:
         whole = splice(text.slice(node.lineno, node.end_lineno), node.lineno, edits)
         starts = [text.decorator_line(one) for one in node.decorator_list]
         decorators = ""
-        for decorator, start, stop in zip(node.decorator_list, starts, [*starts[1:], node.lineno], strict=True):
+        for decorator, start, stop in zip(node.decorator_list, starts, [*starts, node.lineno][1:], strict=True):
             if any(decorator is one for one in kept):
                 decorators += text.slice(start, stop - 1)
         return decorators + whole

@@ -1,8 +1,8 @@
 """Questions about the text of a module, answered from its syntax tree: where a name is bound, what a piece uses."""
 
 from __future__ import annotations
-
 import __future__
+
 import ast
 import copy
 import dis

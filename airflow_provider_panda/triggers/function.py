@@ -69,7 +69,7 @@ class PandaFunctionTrigger(BaseTrigger):
         deadline: float | None = None,
         **_newer: Any,
     ) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.panda_conn_id = panda_conn_id
         self.task_key = task_key
         self.panda_task_id = task_id
@@ -152,7 +152,7 @@ class PandaFunctionTrigger(BaseTrigger):
         current = await sync_to_async(XCom.get_one)(
             key="panda_task_id", dag_id=ti.dag_id, task_id=ti.task_id, run_id=ti.run_id, map_index=ti.map_index
         )
-        return current == self.panda_task_id
+        return bool(current == self.panda_task_id)
 
 
 def _task_states(ti: Any) -> set[str]:
@@ -241,7 +241,7 @@ class _Wait:
             verdict = self._verdict()
             if verdict is Verdict.COMPLETE and (event := self._event(Outcome.COMPLETE)).results is None:
                 await self._until_recorded()
-                return dataclasses.replace(event, ended=self._ended(), status=self.status and self.status.status)
+                return dataclasses.replace(event, ended=self._ended(), status=self.status.status if self.status else None)
             if verdict is not Verdict.WAIT:
                 return self._event(_OUTCOMES[verdict])
             if self._ended():
@@ -282,7 +282,7 @@ class _Wait:
             self.read_after_end += 1
 
     async def _until_recorded(self) -> None:
-        """Wait until PanDA's record holds every value: they are too many bytes for an event, the operator reads them."""
+        """Wait until PanDA's record holds every value: for an event they are too many bytes."""
         pause = 2.0
         while True:
             with contextlib.suppress(GridError):

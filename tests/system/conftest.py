@@ -61,9 +61,9 @@ def connect(airflow: Airflow, grid: Grid, broker: ActiveMQ) -> None:
         "broker",
         "stomp",
         host=f"127.0.0.1:{broker.port}",
-        login=broker.login,
-        password=broker.passcode,
-        extra={"publisher_login": broker.publisher_login, "publisher_password": broker.publisher_passcode},
+        login=broker.subscriber.name,
+        password=broker.subscriber.passcode,
+        extra={"publisher_login": broker.publisher.name, "publisher_password": broker.publisher.passcode},
     )
     airflow.add_connection(
         "panda_default",

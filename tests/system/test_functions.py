@@ -186,7 +186,7 @@ def test_test_button(stack: Stack, conn_id: str) -> None:
 
 def test_no_secret_in_logs_or_task_parameters(stack: Stack) -> None:
     """The grid's token, the broker's password and the instance secret stay out of logs and of PanDA's task record."""
-    secrets = [stack.grid.token(), stack.broker.passcode, stack.broker.publisher_passcode]
+    secrets = [stack.grid.token(), stack.broker.subscriber.passcode, stack.broker.publisher.passcode]
     for log in [*(stack.folder / "airflow").rglob("*.log"), *(stack.folder / "grid").glob("*.log")]:
         text = log.read_text(errors="replace")
         for secret in secrets:

@@ -23,13 +23,15 @@ def get_status(call: Call, job_ids: list[int], timeout: int = 60) -> Answer:
     found = []
     for panda_id in job_ids[:IDS_LIMIT]:
         job = call.grid.store.job(panda_id)
-        found.append({"command": job.command, "status": job.state.value} if job else {"command": None, "status": "unknown"})
+        found.append(
+            {"command": job.command, "status": job.state.value} if job else {"command": None, "status": "unknown"}
+        )
     return Answer(True, "", found)
 
 
 def _descriptions(call: Call, job_ids: list[int]) -> Callable[[], list[Any]]:
     store = call.grid.store
-    rows = []
+    rows: list[Any] = []
     tasks: dict[int, Any] = {}
     for panda_id in job_ids[:IDS_LIMIT]:
         job = store.job(panda_id)

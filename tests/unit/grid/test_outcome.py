@@ -8,11 +8,11 @@ import pytest
 
 from airflow_provider_panda.grid.outcome import CallPolicy, Tally, Verdict
 from airflow_provider_panda.grid.task import JobRecord, Phase
-from airflow_provider_panda.payload.result import JobResult
+from airflow_provider_panda.payload.result import JobResult, RemoteException
 
 
 def result(job: int = 0, attempt: int = 1, status: str = "returned", payload: Any = 1) -> JobResult:
-    exception = None if status == "returned" else {"type": "ValueError", "message": f"no {attempt}", "traceback": "tb"}
+    exception = None if status == "returned" else RemoteException(type="ValueError", message="no", traceback="tb")
     return JobResult(
         job=job,
         attempt=attempt,

@@ -1,0 +1,60 @@
+"""Fetches large results from the result store and checks them against the hash in the signed envelope."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from http.client import HTTPException
+from typing import Any
+from urllib.parse import unquote, urlsplit
+from urllib.request import url2pathname, urlopen
+
+from ..exceptions import ValueDecodeError
+from .result import JobResult
+
+SIZE_LIMIT = 1 << 30
+"""Largest value, in bytes, that is fetched."""
+
+
+def fetch_reference(result: JobResult, *, result_store: str | None = None, timeout: float = 60.0) -> JobResult:
+    """Return the result with its value in place of the reference; one that is no reference is returned as it is.
+
+    :param result_store: base URL of the connection; a reference that leads elsewhere is refused. None: any place.
+    :param timeout: seconds without an answer.
+    :raises ValueDecodeError: it cannot be fetched, or is not what the job stored.
+    """
+    if result.encoding != "reference":
+        return result
+    reference: Mapping[str, Any] = result.payload if isinstance(result.payload, Mapping) else {}
+    url, size, digest = reference.get("url"), reference.get("size"), reference.get("sha256")
+    encoding = reference.get("encoding")
+    if not isinstance(url, str) or type(size) is not int or not isinstance(digest, str) or size > SIZE_LIMIT:
+        raise ValueDecodeError("$", "the reference to the result store is malformed or too large")
+    if result_store is not None and not url.startswith(result_store.rstrip("/") + "/"):
+        raise ValueDecodeError("$", f"the reference {url} leads outside of the result store {result_store}")
+    content = _read(url, size, timeout)
+    if len(content) != size or hashlib.sha256(content).hexdigest() != digest:
+        raise ValueDecodeError("$", f"{url} is not what the job stored (size or hash differs)")
+    if encoding == "cloudpickle":
+        return replace(result, encoding="cloudpickle", payload=content.decode("ascii"))
+    try:
+        return replace(result, encoding="json", payload=json.loads(content))
+    except (ValueError, RecursionError) as error:
+        raise ValueDecodeError("$", f"{url} is no JSON: {error}") from None
+
+
+def _read(url: str, size: int, timeout: float) -> bytes:
+    parts = urlsplit(url)
+    try:
+        if parts.scheme == "file":
+            with open(url2pathname(unquote(parts.path)), "rb") as file:  # noqa: PTH123 - read at most size + 1
+                return file.read(size + 1)
+        if parts.scheme in ("http", "https"):
+            with urlopen(url, timeout=timeout) as answer:  # noqa: S310 - scheme checked
+                content: bytes = answer.read(size + 1)
+                return content
+    except (OSError, HTTPException) as error:
+        raise ValueDecodeError("$", f"{url} cannot be fetched: {error}") from None
+    raise ValueDecodeError("$", f"{url} is neither a file: nor an http(s): URL")

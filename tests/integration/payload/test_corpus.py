@@ -1,0 +1,177 @@
+"""The corpus, packed by Python 3.11-3.13 and run by 3.9-3.13: each pair the right value, or the error that says why."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airflow_provider_panda.payload import values
+from airflow_provider_panda.payload.local_run import LocalRun, run_archive
+
+from . import interpreters
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[2]
+PACKERS = (11, 12, 13)
+RUNNERS = (9, 10, 11, 12, 13)
+LIBRARIES = ("numpy", "pandas", "cloudpickle")
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a case has to give: the encoded value, the minor version it needs, the libraries it needs."""
+
+    value: str
+    needs: int
+    libraries: tuple[str, ...]
+
+
+@pytest.fixture(scope="session")
+def pythons(tmp_path_factory: pytest.TempPathFactory) -> dict[int, str]:
+    """A virtual environment with numpy, pandas and cloudpickle for every Python of this machine."""
+    uv = shutil.which("uv") or shutil.which("uv", path=str(Path(sys.executable).parent))
+    if uv is None:
+        pytest.skip("uv is not installed: no environments for the other Pythons")
+    found = {}
+    for minor in RUNNERS:
+        base = interpreters.find_interpreter(minor)
+        if base is None:
+            continue
+        folder = tmp_path_factory.mktemp("venvs") / f"py3{minor}"
+        subprocess.run([uv, "venv", "-q", "-p", base, str(folder)], check=True, timeout=120)
+        python = str(folder / "bin" / "python")
+        subprocess.run([uv, "pip", "install", "-q", "-p", python, *LIBRARIES], check=True, timeout=240)
+        found[minor] = python
+    return found
+
+
+@pytest.fixture(scope="session")
+def expected() -> dict[str, Expected]:
+    """Name of each case -> what it has to give."""
+    script = (
+        "import json, pack_corpus\n"
+        "from airflow_provider_panda.payload import values\n"
+        "print(json.dumps({c.name: [values.dumps(c.expected), c.needs, c.libraries] for c in pack_corpus.all_cases()}))"
+    )
+    listed = _run([sys.executable, "-c", script], cwd=HERE)
+    return {name: Expected(row[0], row[1], tuple(row[2])) for name, row in json.loads(listed).items()}
+
+
+@pytest.fixture(scope="session")
+def packed(pythons: dict[int, str], tmp_path_factory: pytest.TempPathFactory) -> dict[int, tuple[Path, dict[str, Any]]]:
+    """Minor version -> folder of archives and index."""
+    result = {}
+    for minor in PACKERS:
+        if minor in pythons:
+            folder = tmp_path_factory.mktemp(f"packed3{minor}")
+            _run([pythons[minor], str(HERE / "pack_corpus.py"), str(folder)], cwd=folder)
+            result[minor] = (folder, json.loads((folder / "index.json").read_text()))
+    return result
+
+
+def _run(command: list[str], cwd: Path) -> str:
+    done = subprocess.run(
+        command,
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def verdict(name: str, form: str, packer: int, runner: int, expected: Expected, done: LocalRun) -> str:
+    """Return "ok", "refused: <reason>" where Python or cloudpickle forbids the pair, or "FAILED: ..."."""
+    result = done.result
+    if result is None:
+        return f"FAILED: no result, exit code {done.exit_code}: {done.stderr[-300:]}"
+    if done.exit_code < 0:
+        return f"FAILED: killed by signal {-done.exit_code}"
+    if form == "cloudpickle" and packer != runner:
+        wanted, text = "WrongPython", f"cloudpickle bytes of Python 3.{packer}, and this node runs Python 3.{runner}"
+    elif runner < expected.needs:
+        wanted, text = "PythonTooOld", f"Python 3.{runner} is too old"
+    else:
+        if not result.returned or done.problem is not None:
+            return f"FAILED: {result.status} {result.exception} {done.problem}"
+        got = values.dumps(done.value)
+        return "ok" if got == expected.value else f"FAILED: {got} is not {expected.value}"
+    error = result.exception
+    if error is not None and error.type == wanted and text in error.message and done.exit_code == 73:
+        return f"refused: {wanted}"
+    return f"FAILED: {wanted} was due, and it is {result.status} {error}"
+
+
+@pytest.mark.timeout(300)
+def test_every_pair_gives_the_value_or_the_reason(
+    pythons: dict[int, str],
+    packed: dict[int, tuple[Path, dict[str, Any]]],
+    expected: dict[str, Expected],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if not packed:
+        pytest.skip("none of Python 3.11, 3.12 and 3.13 is installed")
+    pairs = [(name, packer, runner) for packer in packed for name in packed[packer][1] for runner in pythons]
+
+    def one(pair: tuple[str, int, int]) -> str:
+        name, packer, runner = pair
+        folder, index = packed[packer]
+        if "error" in index[name]:
+            return f"FAILED: not packed: {index[name]['error']}"
+        if not index[name]["same"]:
+            return "FAILED: packed twice, two different archives"
+        done = run_archive((folder / f"{name}.tar.gz").read_bytes(), python=pythons[runner], timeout=120)
+        return verdict(name, index[name]["form"], packer, runner, expected[name], done)
+
+    with ThreadPoolExecutor(2) as pool:
+        verdicts = dict(zip(pairs, pool.map(one, pairs), strict=True))
+    missing = [f"3.{minor}" for minor in RUNNERS if minor not in pythons]
+    with capsys.disabled():
+        print("\n" + table(verdicts, packed, pythons, missing))
+    failed = {f"{name} 3.{a}->3.{b}": text for (name, a, b), text in verdicts.items() if text.startswith("FAILED")}
+    assert not failed, json.dumps(failed, indent=1)
+    assert len({name for name, _, _ in pairs}) >= 25
+
+
+def test_only_what_has_no_source_goes_as_cloudpickle(packed: dict[int, tuple[Path, dict[str, Any]]]) -> None:
+    for _, index in packed.values():
+        assert {name for name, entry in index.items() if entry.get("form") == "cloudpickle"} == {"lambda", "takes_object"}
+
+
+def table(
+    verdicts: dict[tuple[str, int, int], str],
+    packed: dict[int, tuple[Path, dict[str, Any]]],
+    pythons: dict[int, str],
+    missing: list[str],
+) -> str:
+    """Return the whole table: a row per function and packing Python, a column per running one."""
+    marks = {"ok": "ok", "refused: WrongPython": "minor", "refused: PythonTooOld": "old"}
+    names = sorted({name for name, _, _ in verdicts})
+    head = " | ".join(f"3.{p}: " + " ".join(f"3.{r:<4}" for r in pythons) for p in packed)
+    lines = [f"{'function':30} {head}"]
+    for name in names:
+        cells = []
+        for packer in packed:
+            row = [verdicts.get((name, packer, runner), "-") for runner in pythons]
+            cells.append("      " + " ".join(f"{marks.get(text, 'FAILED' if text != '-' else '-'):6}" for text in row))
+        lines.append(f"{name:30} {' | '.join(cells)}")
+    counts: dict[str, int] = {}
+    for text in verdicts.values():
+        key = text if text in marks else "FAILED"
+        counts[key] = counts.get(key, 0) + 1
+    lines.append(f"{len(names)} functions, {len(verdicts)} pairs: {counts}")
+    if missing:
+        lines.append(f"not on this machine, skipped: {', '.join(missing)}")
+    return "\n".join(lines)
