@@ -84,7 +84,8 @@ def draw_plot(history: Sequence[Trial], default_auc: float, path: Path) -> None:
         below = [i for i, r, auc in done if r == number and auc < low]
         kind = "random" if number == 1 else "TPE"
         axes.plot([i for i, _ in inside], [a for _, a in inside], "o", color=colour, label=f"round {number} ({kind})")
-        axes.plot(below, [low + 0.03 * (high - low)] * len(below), "v", color=colour, alpha=0.6)
+        axes.plot(below, [low + 0.03 * (high - low)] * len(below), "v", color=colour)
+    axes.plot([], [], "v", color="grey", label="below the range shown")
     axes.step([i for i, _, _ in done], best, where="post", color="black", label=f"best so far ({best[-1]:.4f})")
     axes.axhline(default_auc, color="grey", linestyle="--", label=f"default parameters ({default_auc:.4f})")
     axes.set(
@@ -96,6 +97,6 @@ def draw_plot(history: Sequence[Trial], default_auc: float, path: Path) -> None:
     )
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
-    axes.legend(loc="lower right")
+    figure.legend(loc="outside lower center", ncols=3)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)

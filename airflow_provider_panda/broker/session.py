@@ -9,6 +9,7 @@ passcodes. Here one thread sends, receives and keeps the pulse, and nothing bloc
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import selectors
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 OPEN_TIMEOUT: Final = 10.0
 """Seconds for TCP, TLS and login, and as many again for a subscription."""
 
+EARLY_LIMIT: Final = 64 * 1024 * 1024
+"""Bytes of messages that are kept while the receipt of a subscription is waited for."""
+
 _PIECE: Final = 64 * 1024
 _ROUND: Final = 1024 * 1024
 """Bytes that are read at most before heart-beats are looked after again."""
@@ -48,7 +52,8 @@ class Stop:
         """End it; a second call does nothing."""
         if not self._set:
             self._set = True
-            self._write.send(b"x")
+            with contextlib.suppress(OSError):  # closed meanwhile by the thread that it was to end
+                self._write.send(b"x")
 
     def is_set(self) -> bool:
         """Whether it was ended."""
@@ -328,6 +333,8 @@ class Session:
         if left <= 0:
             raise self._error(f"{otherwise} in time")
         self._early += self._turn(left)
+        if sum(frame.size for frame in self._early if frame.body) > EARLY_LIMIT:
+            raise self._error(f"more than {EARLY_LIMIT} bytes of messages arrived before the receipt of a subscription")
 
     def _await_receipt(self, receipt: str, timeout: float, otherwise: str) -> None:
         deadline = time.monotonic() + timeout

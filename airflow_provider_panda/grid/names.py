@@ -14,10 +14,13 @@ def processing_type(instance: str) -> str:
 
 
 def task_name(dag_id: str, task_id: str, run_id: str, key: str) -> str:
-    """Return a PanDA task name: readable in front, unique by the task key at its end."""
-    readable = ".".join(_name_part(part, 40) for part in (dag_id, task_id, run_id))
-    return f"airflow.{readable}.{key}"
+    """Return a PanDA task name: readable in front, unique by the task key at its end.
+
+    No character of it means anything in a regular expression: PanDA then looks the name up in its database and not
+    among the newest tasks only (spec/panda_api.yaml, task/get_tasks_detailed_info_since).
+    """
+    return "-".join(["airflow", *(_name_part(part, 40) for part in (dag_id, task_id, run_id)), key])
 
 
 def _name_part(text: str, length: int) -> str:
-    return "".join(c if c.isascii() and (c.isalnum() or c in "_-") else "_" for c in text)[:length]
+    return "".join(c if c.isascii() and (c.isalnum() or c == "_") else "_" for c in text)[:length]

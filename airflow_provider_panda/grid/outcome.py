@@ -13,6 +13,7 @@ from typing import Literal
 from airflow_provider_panda.grid.task import JobRecord, Phase
 from airflow_provider_panda.payload import envelope
 from airflow_provider_panda.payload.result import JobFailure, JobResult
+from airflow_provider_panda.payload.runner import EXIT_RAISED, EXIT_REFUSED
 
 OnJobError = Literal["fail", "collect"]
 WaitFor = Literal["results", "task"]
@@ -51,6 +52,21 @@ class Verdict(Enum):
     """PanDA ended the task, and results of some jobs are missing."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Failed:
+    failure: JobFailure
+    final: bool
+    told: bool
+
+
+def _type_of(record: JobRecord) -> str:
+    if record.exit_code == EXIT_RAISED:
+        return "JobRaised"
+    if record.exit_code == EXIT_REFUSED:
+        return "JobRefused"
+    return "JobLost" if record.status == "failed" else "JobCancelled"
+
+
 class Tally:
     """The results of one call so far.
 
@@ -60,7 +76,7 @@ class Tally:
     def __init__(self, policy: CallPolicy) -> None:
         self.policy = policy
         self._values: dict[int, JobResult] = {}
-        self._failures: dict[int, tuple[JobFailure, bool]] = {}
+        self._failures: dict[int, _Failed] = {}
         self._final_failures = 0
 
     def add(self, result: JobResult) -> bool:
@@ -72,25 +88,31 @@ class Tally:
             self._drop_failure(job)
             self._values[job] = result
             return True
-        return self._add_failure(JobFailure.of(result), final=self._is_final(result))
+        return self._add_failure(JobFailure.of(result), final=self._is_final(result), told=True)
 
     def add_record(self, record: JobRecord) -> bool:
-        """Take what PanDA says of an attempt that left no envelope; return whether it changed what is known."""
+        """Take what PanDA says of an attempt that left no envelope; return whether it changed what is known.
+
+        PanDA keeps no report of a failed job, but its exit code, which tells an exception of the function from a
+        fault of the infrastructure (facts/panda.md section 10).
+        """
         job = record.job
         if job is None or not 0 <= job < self.policy.n_jobs or job in self._values or record.status not in GONE:
             return False
+        raised, refused = record.exit_code == EXIT_RAISED, record.exit_code == EXIT_REFUSED
         failure = JobFailure(
             job=job,
             attempt=record.attempt,
-            type="JobLost" if record.status == "failed" else "JobCancelled",
+            type=_type_of(record),
             message=record.diagnostics or f"PanDA says {record.status} and nothing else",
             traceback="",
             host=record.host,
             site=record.site,
             panda_id=record.panda_id,
         )
-        final = record.status == "failed" and record.attempt >= self.policy.max_attempt
-        return self._add_failure(failure, final=final)
+        last = record.attempt >= self.policy.max_attempt
+        final = record.status == "failed" and (last or refused or (raised and not self.policy.retry_on_exception))
+        return self._add_failure(failure, final=final, told=False)
 
     def _is_final(self, result: JobResult) -> bool:
         last = result.attempt >= self.policy.max_attempt
@@ -98,18 +120,22 @@ class Tally:
             return last or not self.policy.retry_on_exception
         return last or result.status == envelope.REFUSED
 
-    def _add_failure(self, failure: JobFailure, *, final: bool) -> bool:
+    def _add_failure(self, failure: JobFailure, *, final: bool, told: bool) -> bool:
         known = self._failures.get(failure.job)
-        # An envelope tells more than PanDA's record of the same attempt, and comes first wherever both exist.
-        if known is not None and (known[1] or known[0].attempt >= failure.attempt):
-            return False
-        self._failures[failure.job] = (failure, final)
+        if known is not None:
+            # What the job itself told says more than PanDA's record, of whatever attempt.
+            better = told and not known.told
+            if not better and (known.final or known.failure.attempt >= failure.attempt):
+                return False
+            final = final or known.final
+        self._drop_failure(failure.job)
+        self._failures[failure.job] = _Failed(failure=failure, final=final, told=told)
         self._final_failures += final
         return True
 
     def _drop_failure(self, job: int) -> None:
         known = self._failures.pop(job, None)
-        if known is not None and known[1]:
+        if known is not None and known.final:
             self._final_failures -= 1
 
     @property
@@ -120,12 +146,17 @@ class Tally:
     @property
     def failures(self) -> list[JobFailure]:
         """The latest failure of every job that has no value, final or not, in the order of the jobs."""
-        return [self._failures[job][0] for job in sorted(self._failures)]
+        return [self._failures[job].failure for job in sorted(self._failures)]
 
     @property
     def final_failures(self) -> list[JobFailure]:
         """Failures that no further attempt will replace, in the order of the jobs."""
-        return [self._failures[job][0] for job in sorted(self._failures) if self._failures[job][1]]
+        return [self._failures[job].failure for job in sorted(self._failures) if self._failures[job].final]
+
+    @property
+    def explained(self) -> bool:
+        """Whether every final failure was told by the job itself, with its traceback."""
+        return all(failed.told for failed in self._failures.values() if failed.final)
 
     @property
     def missing(self) -> list[int]:

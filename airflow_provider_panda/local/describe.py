@@ -271,7 +271,7 @@ def _file(job: JobRow, index: int, lfn: str, kind: str, dataset: str, dataset_id
 
 
 def task_dict(task: TaskRow, refined: Refined | None) -> dict[str, Any]:
-    """Return a task as ``task/get_detailed_info`` has it; secrets never enter parameters, so none are here.
+    """Return a task as ``task/get_detailed_info`` has it, raw parameters included.
 
     :param refined: its refined parameters; None for a task that could not be refined.
     """

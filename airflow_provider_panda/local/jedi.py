@@ -11,9 +11,9 @@ import json
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, TypeVar
 
 from airflow_provider_panda.local import machine
 from airflow_provider_panda.local.machine import Fate
@@ -34,12 +34,16 @@ from airflow_provider_panda.local.store import InputRow, JobRow, NewJob, Store, 
 
 log = logging.getLogger(__name__)
 
+Row = TypeVar("Row", TaskRow, JobRow)
+
 EMBEDDED_PILOT: Final = "embedded"
-BATCH: Final = 50
+BATCH: Final = 20
 """Jobs that one step of the engine moves at most, so that requests are answered in between."""
 BREATH: Final = 0.003
 """Seconds that the engine leaves to others between steps while there is more to do."""
 BROKERAGE_PERIOD: Final = 5.0
+PUT_OFF: Final = 60
+"""Seconds until a step that failed unexpectedly is tried again."""
 PILOT_SILENCE: Final = 6 * 3600.0
 """An outside pilot that says nothing for so long has lost its job."""
 RETRY_ATTEMPTS: Final = 5
@@ -100,8 +104,7 @@ class Engine:
             try:
                 more = self.step(time.time())
             except Exception:
-                self.store.rollback()
-                self._outbox.clear()
+                self._forget_changes()
                 log.exception("the engine's cycle failed; it is tried again in a second")
                 await asyncio.sleep(1)
                 continue
@@ -117,24 +120,50 @@ class Engine:
 
     def step(self, now: float) -> bool:
         """Move everything that is due, and return whether there is more to do at once."""
-        tasks = self.store.due_tasks(now)
-        for task in tasks:
-            self._step_task(task, now)
-        moved = len(tasks)
+        tasks = self.store.due_tasks(now, BATCH)
+        self._apply(tasks, lambda task: self._step_task(task, now), self._put_off_task)
         pending = self.store.due_jobs(JobState.PENDING, now, BATCH)
-        for job in pending:
-            self._activate(job, now)
+        self._apply(pending, lambda job: self._activate(job, now), self._put_off_job)
         held = self.store.due_jobs(JobState.HOLDING, now, BATCH)
-        for job in held:
-            self._finalize(job, JobState(job.outcome or JobState.FAILED), now)
+        self._apply(
+            held, lambda job: self._finalize(job, JobState(job.outcome or JobState.FAILED), now), self._put_off_job
+        )
         silent = [job for state in JOB_WITH_PILOT for job in self.store.due_jobs(state, now, BATCH)]
-        for job in silent:
-            self.lose(job, now)
-        moved += len(pending) + len(held) + len(silent)
-        self.flush()
+        self._apply(silent, lambda job: self.lose(job, now), self._put_off_job)
         if self.free_slots() > 0:
             self.on_activated()
-        return moved > 0
+        return bool(tasks or pending or held or silent)
+
+    def _apply(self, rows: Sequence[Row], act: Callable[[Row], None], put_off: Callable[[Row], None]) -> None:
+        """Move rows in one transaction; where one fails, each in its own, so that it does not hold up the others."""
+        try:
+            for row in rows:
+                act(row)
+            self.flush()
+            return
+        except Exception:
+            self._forget_changes()
+            if len(rows) > 1:
+                log.debug("a batch failed; its rows are moved one by one", exc_info=True)
+        for row in rows:
+            try:
+                act(row)
+                self.flush()
+            except Exception:
+                self._forget_changes()
+                log.exception("a step failed; it is tried again in %d s", PUT_OFF)
+                put_off(row)
+                self.flush()
+
+    def _forget_changes(self) -> None:
+        self.store.rollback()
+        self._outbox.clear()
+
+    def _put_off_task(self, task: TaskRow) -> None:
+        self.store.update_task(task.task_id, due=time.time() + PUT_OFF)
+
+    def _put_off_job(self, job: JobRow) -> None:
+        self.store.update_job(job.panda_id, due=time.time() + PUT_OFF)
 
     def flush(self) -> None:
         """Commit, then send what the changes had to say."""
@@ -173,9 +202,7 @@ class Engine:
             self._outbox.append(notice)
         level = logging.INFO if state in TASK_TERMINAL or state is TaskState.RUNNING else logging.DEBUG
         log.log(level, "task %d (%s): %s -> %s", task.task_id, task.name, task.state, state)
-        moved = self.store.task(task.task_id)
-        assert moved is not None
-        return moved
+        return replace(task, state=state, modified=now, state_changed=now, **columns)
 
     def _step_task(self, task: TaskRow, now: float) -> None:
         match task.state:
@@ -269,7 +296,9 @@ class Engine:
             ),
             now,
         )
-        self._say_job(panda_id, JobState.PENDING, now)
+        job = self.store.job(panda_id)
+        assert job is not None
+        self._say_job(job, now, inputs)
 
     def _end(self, task: TaskRow, now: float) -> None:
         state = machine.final_state(inputs=task.n_inputs, finished=task.n_finished)
@@ -367,24 +396,24 @@ class Engine:
     def move_job(self, job: JobRow, state: JobState, now: float, **columns: Any) -> JobRow:
         """Bring a job into a state, and say so."""
         machine.check_job(job.state, state)
-        self.store.update_job(job.panda_id, state=state, modified=now, state_changed=now, **columns)
-        return self._say_job(job.panda_id, state, now)
+        columns.update(state=state, modified=now, state_changed=now)
+        self.store.update_job(job.panda_id, **columns)
+        moved = replace(job, **columns)
+        self._say_job(moved, now)
+        return moved
 
-    def _say_job(self, panda_id: int, state: JobState, now: float) -> JobRow:
-        job = self.store.job(panda_id)
-        assert job is not None
-        without_inputs = state in (JobState.STARTING, JobState.RUNNING)
-        inputs = () if without_inputs else [i.lfn for i in self.store.inputs(job.task_id, job.chunk)]
-        notice = job_notice(job, state, inputs, now)
+    def _say_job(self, job: JobRow, now: float, inputs: list[InputRow] | None = None) -> None:
+        if inputs is None:
+            without_inputs = job.state in (JobState.STARTING, JobState.RUNNING, JobState.SENT, JobState.HOLDING)
+            inputs = [] if without_inputs else self.store.inputs(job.task_id, job.chunk)
+        notice = job_notice(job, job.state, [i.lfn for i in inputs], now)
         if notice:
             self._outbox.append(notice)
-        return job
 
     def _activate(self, job: JobRow, now: float) -> None:
         job = self.move_job(job, JobState.DEFINED, now)
         job = self.move_job(job, JobState.ACTIVATED, now, due=now + self.options.queue_delay)
-        task = self.store.task(job.task_id)
-        if task is not None and task.state is TaskState.PAUSED:
+        if self.store.task_state(job.task_id) is TaskState.PAUSED:
             self.move_job(job, JobState.THROTTLED, now, due=None)
 
     def take(
@@ -438,8 +467,7 @@ class Engine:
         if report.exe_error:
             columns["exe_error_code"], columns["exe_error_diag"] = report.exe_error
         if job.command == "tobekilled":
-            self.store.update_job(job.panda_id, **columns)
-            self._finalize(job, JobState.CANCELLED, now)
+            self._finalize(job, JobState.CANCELLED, now, **columns)
         else:
             outcome = JobState.FINISHED if report.finished else JobState.FAILED
             self.move_job(job, JobState.HOLDING, now, outcome=outcome, due=now + self.options.report_delay, **columns)
@@ -456,13 +484,12 @@ class Engine:
         text = f"lost heartbeat : {time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(job.modified))}"
         log.warning("job %d of task %d: %s", job.panda_id, job.task_id, text)
         killed = job.command == "tobekilled"
-        self.store.update_job(job.panda_id, dispatcher_error_code=100, dispatcher_error_diag=text, ended=now, pid=None)
-        self._finalize(job, JobState.CANCELLED if killed else JobState.FAILED, now)
+        state = JobState.CANCELLED if killed else JobState.FAILED
+        self._finalize(job, state, now, dispatcher_error_code=100, dispatcher_error_diag=text, ended=now, pid=None)
 
     def cancel(self, job: JobRow, reason: str, now: float) -> None:
         """End a job that no pilot has."""
-        self.store.update_job(job.panda_id, buffer_error_code=100, buffer_error_diag=reason[:500], ended=now)
-        self._finalize(job, JobState.CANCELLED, now)
+        self._finalize(job, JobState.CANCELLED, now, buffer_error_code=100, buffer_error_diag=reason[:500], ended=now)
 
     def tell_to_stop(self, job: JobRow, reason: str, now: float) -> None:
         """Have a job killed by its pilot, at the pilot's next word or at once if it is the embedded one."""
@@ -474,8 +501,8 @@ class Engine:
         if job.pilot == EMBEDDED_PILOT:
             self.on_kill(job.panda_id)
 
-    def _finalize(self, job: JobRow, state: JobState, now: float) -> None:
-        job = self.move_job(job, state, now, due=None)
+    def _finalize(self, job: JobRow, state: JobState, now: float, **columns: Any) -> None:
+        job = self.move_job(job, state, now, due=None, **columns)
         inputs = self.store.inputs(job.task_id, job.chunk)
         task = self.store.task(job.task_id)
         assert task is not None

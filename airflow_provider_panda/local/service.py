@@ -97,7 +97,12 @@ async def _running(options: GridOptions, directories: Directories, store: Store)
         grid = Grid(store=store, engine=engine, cache=cache, options=options, relay=NoIdds(), url=url)
         application = Server(grid, keys, Pages(store, directories)).application
         config = uvicorn.Config(
-            application, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=2
+            application,
+            log_level="warning",
+            access_log=False,
+            lifespan="off",
+            timeout_graceful_shutdown=2,
+            timeout_keep_alive=600,
         )
         server = _Uvicorn(config)
         if broker is not None:

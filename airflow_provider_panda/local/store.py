@@ -296,6 +296,11 @@ class Store:
         row = self._db.execute("SELECT * FROM tasks WHERE task_id = ?", (task_id,)).fetchone()
         return _task(row) if row else None
 
+    def task_state(self, task_id: int) -> TaskState:
+        """Return the state of a task that exists."""
+        row = self._db.execute("SELECT state FROM tasks WHERE task_id = ?", (task_id,)).fetchone()
+        return TaskState(row[0])
+
     def task_by_name(self, name: str, owner: str) -> TaskRow | None:
         """Return the newest task of this name and owner, or None."""
         row = self._db.execute(

@@ -27,6 +27,7 @@ from airflow_provider_panda.local import machine
 from airflow_provider_panda.local.auth import write_private
 from airflow_provider_panda.local.jedi import EMBEDDED_PILOT, AttemptReport, Engine
 from airflow_provider_panda.local.options import GridOptions
+from airflow_provider_panda.local.state import JOB_WITH_PILOT
 from airflow_provider_panda.local.store import JobRow, Store, TaskRow
 
 log = logging.getLogger(__name__)
@@ -292,6 +293,11 @@ class Worker:
         current = self._store.job(job.panda_id)
         assert current is not None
         now = time.time()
+        if current.state not in JOB_WITH_PILOT:
+            log.warning(
+                "job %d: somebody else reported %s; what came of it here is dropped", job.panda_id, current.state
+            )
+            return
         if self._stopping and current.command != "tobekilled" and not report.finished:
             self._engine.requeue(current, now)
             self._engine.flush()
@@ -305,7 +311,7 @@ class Worker:
             return AttemptReport(finished=False, pilot_error=(fault.code, fault.text))
         shutil.rmtree(scratch, ignore_errors=True)
         (scratch / "tmp").mkdir(mode=0o700, parents=True)
-        params = json.loads(task.params)
+        params = self._engine.refined(task).params
         command = payload_command(
             str(params.get("transPath", "")), job.parameters, self._directories.transforms, scratch
         )
@@ -378,7 +384,7 @@ class Worker:
             if since_heartbeat >= HEARTBEAT:
                 since_heartbeat = 0.0
                 current = self._store.job(job.panda_id)
-                if current is not None:
+                if current is not None and current.state in JOB_WITH_PILOT:
                     self._engine.running(current, time.time())
         exit_code = waiting.result()
         with contextlib.suppress(ProcessLookupError, PermissionError):

@@ -10,7 +10,8 @@ import json
 import sys
 from pathlib import Path
 
-from ..exceptions import PandaProviderError
+from airflow_provider_panda.exceptions import PandaProviderError
+
 from .local_run import LocalRun, run_archive
 
 

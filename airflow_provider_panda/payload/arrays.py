@@ -61,7 +61,7 @@ def _encode_array(array: Any, tag: str, path: Path, depth: int, recurse: Recurse
 
     dtype = array.dtype
     shape = [int(n) for n in array.shape]
-    if dtype == object:
+    if dtype.kind == "O":
         flat = [recurse(item, (path, "[%d]" % i), depth) for i, item in enumerate(array.ravel(order="C").tolist())]
         return {TAG: tag, "dtype": "object", "shape": shape, "items": flat}
     if dtype.hasobject or dtype.kind not in "biufcmMSUV":
@@ -197,7 +197,7 @@ def _encode_column(array: Any, path: Path, depth: int, recurse: Recurse) -> Any:
     dtype = array.dtype
     if isinstance(dtype, pd.StringDtype):
         missing = array.isna()
-        items = [None if gone else recurse(str(item), path, depth) for item, gone in zip(array, missing)]
+        items = [None if gone else recurse(str(item), path, depth) for item, gone in zip(array, missing)]  # noqa: B905 - Python 3.9
         nan = getattr(dtype, "na_value", pd.NA) is not pd.NA
         return {"kind": "string", "storage": dtype.storage, "nan": nan, "items": items}
     wrapper = getattr(pd.arrays, "NumpyExtensionArray", None) or pd.arrays.PandasArray  # renamed in pandas 2.1

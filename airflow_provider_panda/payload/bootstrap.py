@@ -25,7 +25,7 @@ ARCHIVE = "airflow_panda_archive.tar.gz"
 RUNNER = os.path.join("panda_runner", "runner.py")
 
 
-class Problem(Exception):
+class BootstrapError(Exception):
     """The job cannot be started; the text says why."""
 
 
@@ -34,10 +34,10 @@ def download(url: str, path: str, attempts: int = ATTEMPTS, pause: float = 1.0) 
     problem = ""
     for attempt in range(attempts):
         if attempt:
-            time.sleep(pause * 2 ** (attempt - 1) * random.uniform(0.7, 1.3))
+            time.sleep(pause * 2 ** (attempt - 1) * random.uniform(0.7, 1.3))  # noqa: S311
         digest = hashlib.sha256()
         try:
-            with urlopen(url, timeout=TIMEOUT) as answer, open(path, "wb") as file:
+            with urlopen(url, timeout=TIMEOUT) as answer, open(path, "wb") as file:  # noqa: S310
                 expected = answer.headers.get("Content-Length")
                 for chunk in iter(lambda: answer.read(1 << 16), b""):
                     digest.update(chunk)
@@ -54,7 +54,7 @@ def download(url: str, path: str, attempts: int = ATTEMPTS, pause: float = 1.0) 
         except (OSError, HTTPException, ValueError) as error:
             problem = "%s" % error
     hint = "; PanDA deletes cache files 7 days after their last touch" if problem == "HTTP 404" else ""
-    raise Problem("cannot fetch the archive %s: %s%s" % (url, problem, hint))
+    raise BootstrapError("cannot fetch the archive %s: %s%s" % (url, problem, hint))
 
 
 def unpack(file: BinaryIO, directory: str) -> None:
@@ -66,7 +66,7 @@ def unpack(file: BinaryIO, directory: str) -> None:
                 parts = member.name.split("/")
                 outside = member.name.startswith("/") or ".." in parts or "\\" in member.name or not parts[-1]
                 if outside or not (member.isreg() or member.isdir()):
-                    raise Problem("the archive holds %r, which is no plain file of its directory" % member.name)
+                    raise BootstrapError("the archive holds %r, which is no plain file of its directory" % member.name)
             for member in members:
                 path = os.path.join(directory, *member.name.split("/"))
                 if member.isdir():
@@ -78,16 +78,16 @@ def unpack(file: BinaryIO, directory: str) -> None:
                 with open(path, "wb") as target:
                     target.write(content.read())
     except (tarfile.TarError, EOFError, OSError) as error:
-        raise Problem("the archive cannot be unpacked: %s" % error)
+        raise BootstrapError("the archive cannot be unpacked: %s" % error) from None
 
 
 def compose(environment: Dict[str, Any], options: List[str]) -> List[str]:
     """Return the command that runs the runner: setup lines, then the container, then the interpreter."""
-    command = shlex.split(environment.get("python") or "python3") + [RUNNER] + options
+    command = [*shlex.split(environment.get("python") or "python3"), RUNNER, *options]
     container = environment.get("container")
     here = os.getcwd()
     if container and environment.get("container_runtime") == "apptainer":
-        command = ["apptainer", "exec", "--bind", here, "--pwd", here, container] + command
+        command = ["apptainer", "exec", "--bind", here, "--pwd", here, container, *command]
     setup = environment.get("setup") or []
     if not setup:
         return command
@@ -112,18 +112,20 @@ def main(argv: List[str]) -> int:
         environment = json.loads(base64.b64decode(encoded).decode())
         found = download(url, ARCHIVE)
         if found != expected:
-            raise Problem("the archive %s has hash %s, and %s was submitted: nothing of it was unpacked" % (url, found, expected))
+            raise BootstrapError(
+                "the archive %s has hash %s, and %s was submitted: nothing of it was unpacked" % (url, found, expected)
+            )
         with open(ARCHIVE, "rb") as file:
             unpack(file, os.getcwd())
         os.remove(ARCHIVE)
         command = compose(environment, argv[3:])
         sys.stdout.flush()
         try:
-            os.execvp(command[0], command)
+            os.execvp(command[0], command)  # noqa: S606
         except OSError as error:
-            raise Problem("cannot start %s: %s" % (command[0], error))
+            raise BootstrapError("cannot start %s: %s" % (command[0], error)) from None
     except Exception as error:
-        kind = "" if isinstance(error, Problem) else type(error).__name__ + ": "
+        kind = "" if isinstance(error, BootstrapError) else type(error).__name__ + ": "
         line = " ".join(("%s%s" % (kind, error)).split())
         sys.stderr.write("airflow-panda: %s\n" % line)
         try:

@@ -12,7 +12,8 @@ from typing import Any
 
 import cloudpickle
 
-from ..exceptions import MissingModuleError, PackagingError
+from airflow_provider_panda.exceptions import MissingModuleError, PackagingError
+
 from .callables import Unwrapped
 from .modules import is_available
 

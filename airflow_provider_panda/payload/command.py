@@ -11,7 +11,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-from ..exceptions import ConfigurationError
+from airflow_provider_panda.exceptions import ConfigurationError
+
 from .package import Archive
 
 
@@ -31,7 +32,8 @@ class Environment:
     python: str = "python3"
 
     def __post_init__(self) -> None:
-        if isinstance(self.setup, str):
+        given: object = self.setup
+        if isinstance(given, str):
             raise ConfigurationError("environment, setup", "it is one text", "Give a list of shell lines")
         object.__setattr__(self, "setup", tuple(self.setup))
         if self.container_runtime not in ("panda", "apptainer"):

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..broker.endpoint import BrokerEndpoint
+from airflow_provider_panda.broker.endpoint import BrokerEndpoint
 
 
 def broker_settings(endpoint: BrokerEndpoint) -> dict[str, Any]:

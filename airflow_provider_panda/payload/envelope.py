@@ -37,11 +37,11 @@ UNFIT = "unfit"
 STATUSES = (RETURNED, RAISED, REFUSED, UNFIT)
 
 
-class BadSignature(ValueError):
+class BadSignature(ValueError):  # noqa: N818
     """The signature is missing or wrong."""
 
 
-class BadEnvelope(ValueError):
+class BadEnvelope(ValueError):  # noqa: N818
     """The text is no envelope of ours."""
 
 
@@ -98,7 +98,11 @@ def verify(envelope: Any, key: bytes, task_key: str) -> Dict[str, Any]:
         raise BadEnvelope("the signed text is no JSON: %s" % error) from None
     if not isinstance(report, dict) or report.get("task_key") != task_key:
         raise BadEnvelope("the envelope is of another task")
-    if report.get("status") not in STATUSES or type(report.get("job")) is not int or type(report.get("attempt")) is not int:
+    if (
+        report.get("status") not in STATUSES
+        or type(report.get("job")) is not int
+        or type(report.get("attempt")) is not int
+    ):
         raise BadEnvelope("status, job or attempt is missing")
     return report
 

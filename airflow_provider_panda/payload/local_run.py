@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..exceptions import ArchiveError, PandaProviderError, ValueDecodeError
+from airflow_provider_panda.exceptions import ArchiveError, PandaProviderError, ValueDecodeError
+
 from . import bootstrap, envelope
 from .result import JobResult, decode_value, read_body
 from .runner import job_index
@@ -78,7 +79,7 @@ def run_archive(
             content = archive if isinstance(archive, bytes) else archive.read_bytes()
             try:
                 bootstrap.unpack(io.BytesIO(content), scratch)
-            except bootstrap.Problem as error:
+            except bootstrap.BootstrapError as error:
                 raise ArchiveError(str(error)) from None
         command = [python, str(root / "panda_runner" / "runner.py"), "--job", str(index), "--attempt", str(attempt)]
         command += ["--task-key", _TASK_KEY, "--secret", _SECRET_NAME, "--no-publish", *extra]

@@ -21,7 +21,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, get_args
 
-from ..exceptions import ConfigurationError, MissingModuleError, PackagingError
+from airflow_provider_panda.exceptions import ConfigurationError, MissingModuleError, PackagingError
+
 from . import bytecode, values
 from .callables import Unwrapped, refusal, unwrap
 from .modules import Included, IncludeError, included_files, is_available, resolve_include
@@ -170,9 +171,7 @@ def check_function(
         return
     kinds = inspect.Parameter
     takes_any = any(one.kind is kinds.VAR_KEYWORD for one in parameters.values())
-    named = [
-        name for name, one in parameters.items() if one.kind in (kinds.POSITIONAL_OR_KEYWORD, kinds.KEYWORD_ONLY)
-    ]
+    named = [name for name, one in parameters.items() if one.kind in (kinds.POSITIONAL_OR_KEYWORD, kinds.KEYWORD_ONLY)]
     for name in map_over:
         if name not in named and not takes_any:
             have = ", ".join(named) or "none"
@@ -198,9 +197,7 @@ class _Packed:
 
 def _checked(function: Any, serializer: str) -> Unwrapped:
     if serializer not in get_args(Serializer):
-        raise ConfigurationError(
-            "serializer", f"{serializer!r} is unknown", 'Use "auto", "source" or "cloudpickle"'
-        )
+        raise ConfigurationError("serializer", f"{serializer!r} is unknown", 'Use "auto", "source" or "cloudpickle"')
     unwrapped = unwrap(function)
     reason = refusal(function)
     code = getattr(unwrapped.target, "__code__", None)

@@ -11,7 +11,8 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname, urlopen
 
-from ..exceptions import ValueDecodeError
+from airflow_provider_panda.exceptions import ValueDecodeError
+
 from .result import JobResult
 
 SIZE_LIMIT = 1 << 30

@@ -141,7 +141,9 @@ def encode_result(job: Job, value: Any) -> tuple[str, Any]:
         except values.UnsupportedValue as error:
             remedy = "return plain values, tuples, numpy arrays or pandas frames, or ask for value_format='cloudpickle'"
             raise Stop(
-                envelope.REFUSED, "UnsupportedValue", "the return value at %s: %s; %s" % (error.path, error.problem, remedy)
+                envelope.REFUSED,
+                "UnsupportedValue",
+                "the return value at %s: %s; %s" % (error.path, error.problem, remedy),
             ) from None
     if len(text) <= envelope.INLINE_LIMIT:
         return encoding, payload
@@ -160,7 +162,7 @@ def _pickled(value: Any) -> str:
     try:
         import cloudpickle as pickler
     except ImportError:
-        import pickle as pickler  # type: ignore[no-redef]
+        import pickle as pickler
     try:
         if hasattr(pickler, "register_pickle_by_value") and FUNCTION_MODULE in sys.modules:
             pickler.register_pickle_by_value(sys.modules[FUNCTION_MODULE])
@@ -195,14 +197,14 @@ def classify(job: Job, error: BaseException, function_began: bool) -> tuple[str,
         problem = "module %r is not installed on %s (Python %d.%d.%d, %s)"
         node = os.uname().nodename
         exception["type"] = "MissingModule"
-        exception["message"] = problem % ((error.name, node) + sys.version_info[:3] + (sys.executable,))
+        exception["message"] = problem % (error.name, node, *sys.version_info[:3], sys.executable)
         return envelope.UNFIT, exception
     if isinstance(error, values.MissingLibrary) and not function_began:
         exception["type"] = "MissingModule"
         exception["message"] = "a constant cannot be rebuilt on %s: %s" % (os.uname().nodename, error)
         return envelope.UNFIT, exception
     if isinstance(error, ImportError) and not function_began:
-        exception["message"] += " (on %s, Python %d.%d.%d)" % ((os.uname().nodename,) + sys.version_info[:3])
+        exception["message"] += " (on %s, Python %d.%d.%d)" % (os.uname().nodename, *sys.version_info[:3])
         return envelope.UNFIT, exception
     if not job.manifest or not job.settings:  # the archive itself could not be read
         return envelope.REFUSED, exception

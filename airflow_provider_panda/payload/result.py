@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
-from ..exceptions import EnvelopeError, SignatureError, ValueDecodeError
+from airflow_provider_panda.exceptions import EnvelopeError, SignatureError, ValueDecodeError
+
 from . import envelope, values
 
 
@@ -91,10 +92,6 @@ class JobFailure:
     site: str | None = None
     panda_id: int | None = None
 
-    def __bool__(self) -> bool:
-        """Return False, so that ``[v for v in results if v]``-like filters leave failures out."""
-        return False
-
     def serialize(self) -> dict[str, Any]:
         """Return the fields, for Airflow's XCom."""
         return asdict(self)
@@ -141,9 +138,8 @@ def read_body(body: str | bytes | Mapping[str, Any], *, key: bytes, task_key: st
     if not isinstance(body, Mapping):
         raise EnvelopeError("the body is no JSON object")
     found = body.get(envelope.BODY_KEY)
-    if isinstance(found, Mapping) and isinstance(found.get("signed"), str):
-        if len(found["signed"]) > envelope.BODY_LIMIT:
-            raise EnvelopeError(f"an envelope of {len(found['signed'])} bytes is over the limit")
+    if isinstance(found, Mapping) and len(str(found.get("signed"))) > envelope.BODY_LIMIT:
+        raise EnvelopeError(f"an envelope of more than {envelope.BODY_LIMIT} bytes is over the limit")
     try:
         report = envelope.verify(found, key, task_key)
     except envelope.BadSignature as error:

@@ -42,7 +42,7 @@ FUNCTION_MODULE = "function"
 """Name under which the shipped source is a module."""
 
 
-class Stop(Exception):
+class Stop(Exception):  # noqa: N818 - an end, not always an error
     """The job ends before or after the function without its fault.
 
     :param status: one of envelope's statuses, "refused" or "unfit".
@@ -69,9 +69,9 @@ def _json_loads() -> Callable[[str], Any]:
         parse_float = float
         parse_int = int
         parse_constant = float
-        memo: Dict[str, str] = {}
+        memo: Dict[str, str] = {}  # noqa: RUF012
 
-    scan = make_scanner(Settings())
+    scan = make_scanner(Settings())  # type: ignore[arg-type]
 
     def loads(text: str) -> Any:
         text = text.strip()
@@ -176,7 +176,9 @@ def load_settings(job: Job) -> None:
         settings = {}
     if not isinstance(settings, dict) or not (settings.get("instance_secret") or settings.get("signing_key")):
         where = "user secret %s (panda_secrets.json or the environment)" % name if name else "delivery.json"
-        raise Stop("refused", "NoSigningKey", "no signing key in %s: nothing that this job reports could be trusted" % where)
+        raise Stop(
+            "refused", "NoSigningKey", "no signing key in %s: nothing that this job reports could be trusted" % where
+        )
     job.settings = settings
 
 
@@ -191,7 +193,7 @@ def load_function(job: Job) -> Callable[..., Any]:
         import pickle
 
         with open(os.path.join(job.root, "function.pkl"), "rb") as file:
-            function: Callable[..., Any] = pickle.load(file)
+            function: Callable[..., Any] = pickle.load(file)  # noqa: S301 - of the archive, whose hash was checked
         return function
     path = os.path.join(job.root, "function.py")
     with open(path, encoding="utf-8") as file:
@@ -201,11 +203,13 @@ def load_function(job: Job) -> Callable[..., Any]:
     except SyntaxError as error:
         problem = "Python %s is too old for the function (it was written for %s): %s, line %s: %s"
         text = (error.text or "").strip()
-        raise Stop("unfit", "PythonTooOld", problem % (here, manifest["python"], error.msg, error.lineno, text)) from None
+        raise Stop(
+            "unfit", "PythonTooOld", problem % (here, manifest["python"], error.msg, error.lineno, text)
+        ) from None
     module = type(sys)(FUNCTION_MODULE)
     module.__file__ = path
     sys.modules[FUNCTION_MODULE] = module
-    exec(code, module.__dict__)
+    exec(code, module.__dict__)  # noqa: S102 - what the job is for
     found: Any = module
     for name in manifest["entry"].split("."):
         found = getattr(found, name)
@@ -235,7 +239,7 @@ def _value(job: Job, text: str) -> Any:
         import pickle
         from binascii import a2b_base64
 
-        return pickle.loads(a2b_base64(value))
+        return pickle.loads(a2b_base64(value))  # noqa: S301 - as above
     from . import values
 
     try:
@@ -269,7 +273,9 @@ def main(argv: List[str], root: str) -> int:
         sys.stderr.write("airflow-panda runner: %s\n" % error)
         return EXIT_REFUSED
     job = Job(root, options)
-    value, error, function_began = None, None, False
+    value: Any = None
+    failure: Optional[BaseException] = None
+    function_began = False
     try:
         with open(os.path.join(root, "manifest.json"), encoding="utf-8") as file:
             job.manifest = loads(file.read())
@@ -282,11 +288,11 @@ def main(argv: List[str], root: str) -> int:
         job.started = time.time()
         value = function(*args, **kwargs)
     except BaseException as raised:  # SystemExit and KeyboardInterrupt of user code are exceptions as well
-        error = raised
+        failure = raised
     ended = time.time()
     from . import report
 
-    return report.conclude(job, value, error, function_began=function_began, ended=ended)
+    return report.conclude(job, value, failure, function_began=function_began, ended=ended)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,8 @@ from dataclasses import dataclass
 from types import BuiltinFunctionType, CellType, FunctionType, ModuleType
 from typing import Any
 
-from ..exceptions import MissingModuleError, PackagingError
+from airflow_provider_panda.exceptions import MissingModuleError, PackagingError
+
 from . import values
 from .callables import Unwrapped, is_ours, kept_decorators, unwrap, wrapper_layers
 from .modules import is_available
@@ -97,6 +98,7 @@ class SourceBuilder:
         self.modules: dict[int, ModuleText] = {}
         self.pieces: dict[tuple[Any, ...], tuple[int, str]] = {}
         self.owners: dict[str, int] = {}
+        self.variants: dict[tuple[Any, ...], int] = {}
         self.nested: dict[int, str] = {}
         self.kept_alive: list[Any] = []
         self.classes: dict[type, tuple[str, str, str]] = {}
@@ -180,11 +182,8 @@ class SourceBuilder:
             text = self._text_of(plain)
             place = text.place_of(plain)
             kept = []
-        elif not layers and kept and not main:
-            bound = plain.__globals__.get(place.node.name)
-            if place.around or (bound is plain and len(kept) == len(place.node.decorator_list)):
-                # A raw function inside its own decorator's wrapper, or one that its decorators gave back as it was.
-                kept = [] if place.around else kept
+        elif not layers and kept and not main and (place.around or plain.__globals__.get(place.node.name) is not plain):
+            kept = []  # the raw function that its own decorator's wrapper closes over
         if any(not isinstance(one, ast.ClassDef) for one in place.around):
             return self._nested(plain, text, place, kept, line)
         if place.around:
@@ -202,6 +201,8 @@ class SourceBuilder:
         """Ship a function or class of module level."""
         node = place.node
         key = ("def", text.filename, node.lineno)
+        if self.variants.setdefault(key, len(kept)) != len(kept):
+            raise NoSourceError(f"{node.name}() is used both with and without its decorators")
         if key in self.pieces:
             return node.name
         self._own(node.name, module_globals)
@@ -256,7 +257,10 @@ class SourceBuilder:
         target = name + "".join(f", _panda_bind_{number}" for _ in late)
         self._follow(text, function.__globals__, self._pruned(node, kept, edits), (*freevars, node.name))
         # Only now, so that what it closes over comes first.
-        self.pieces[("nested", id(function))] = (_LATE + len(self.pieces), f"{scope}\n{target} = _panda_scope_{number}()\n")
+        self.pieces[("nested", id(function))] = (
+            _LATE + len(self.pieces),
+            f"{scope}\n{target} = _panda_scope_{number}()\n",
+        )
         if line is None and name not in self.owners:
             self.owners[name] = id(function.__globals__)
         return name
@@ -339,7 +343,12 @@ class SourceBuilder:
         return edits
 
     def _default_edits(
-        self, node: Definition, module_globals: Mapping[str, Any], function: FunctionType | None, *, nested: bool = False
+        self,
+        node: Definition,
+        module_globals: Mapping[str, Any],
+        function: FunctionType | None,
+        *,
+        nested: bool = False,
     ) -> tuple[list[tuple[ast.expr | ast.stmt, str]], str]:
         """Replace default values whose text means nothing outside, or something else now, by their values."""
         if function is None or isinstance(node, ast.ClassDef):
@@ -477,9 +486,7 @@ class SourceBuilder:
         self.pieces[key] = (guard.lineno, body)
         self._follow(text, module_globals, guard, ())
 
-    def _imports(
-        self, name: str, bindings: list[Binding], text: ModuleText, module_globals: dict[str, Any]
-    ) -> None:
+    def _imports(self, name: str, bindings: list[Binding], text: ModuleText, module_globals: dict[str, Any]) -> None:
         used = [one for one in bindings if isinstance(one.node, ast.Import) and one.guard is None]
         if isinstance(bindings[-1].node, ast.ImportFrom) or (bindings[-1].alias and bindings[-1].alias.asname):
             used = [bindings[-1]]
@@ -489,9 +496,7 @@ class SourceBuilder:
             self._piece(("import", name, statement), binding.node.lineno, statement + "\n", None)
         self._own(name, module_globals)
 
-    def _unbound(
-        self, name: str, value: Any, text: ModuleText, module_globals: dict[str, Any], line: int
-    ) -> None:
+    def _unbound(self, name: str, value: Any, text: ModuleText, module_globals: dict[str, Any], line: int) -> None:
         """Ship a variable that no statement of the module binds: from ``import *``, or set from outside."""
         for star in text.star_imports:
             module = _absolute(star, module_globals)
@@ -510,7 +515,7 @@ class SourceBuilder:
         module_globals: dict[str, Any],
         line: int,
     ) -> None:
-        """Ship a variable: its value if that can be written down, else the text of its assignment where that is safe."""
+        """Ship a variable: its value if that can be written down, else its assignment's text where that is safe."""
         key = ("value", name, text.filename)
         if key in self.pieces:
             return
@@ -571,8 +576,10 @@ class SourceBuilder:
         try:
             if plain is not None:
                 home = plain.__globals__ is self.home_globals
-                if not home and self._travels(plain.__module__) and _found_in_module(
-                    plain, plain.__module__, plain.__qualname__
+                if (
+                    not home
+                    and self._travels(plain.__module__)
+                    and _found_in_module(plain, plain.__module__, plain.__qualname__)
                 ):
                     return _by_import(plain.__module__, plain.__qualname__)
                 if plain.__name__ != "<lambda>":
@@ -582,9 +589,12 @@ class SourceBuilder:
                     return self._local_class(value, line=line)
                 if self._travels(value.__module__) and _found_in_module(value, value.__module__, value.__qualname__):
                     return _by_import(value.__module__, value.__qualname__)
-            elif isinstance(value, BuiltinFunctionType) and isinstance(value.__module__, str):
-                if self._travels(value.__module__) and _found_in_module(value, value.__module__, value.__qualname__):
-                    return _by_import(value.__module__, value.__qualname__)
+            elif (
+                isinstance(value, BuiltinFunctionType)
+                and self._travels(value.__module__)
+                and _found_in_module(value, value.__module__, value.__qualname__)
+            ):
+                return _by_import(value.__module__, value.__qualname__)
             text = values.dumps(value, self.token)
         except values.UnsupportedValue as error:
             raise self._refused(name, value, filename, line, f"{error.problem} (at {error.path})") from None
@@ -611,8 +621,10 @@ class SourceBuilder:
     # --- modules ---------------------------------------------------------------------------------------------
 
     def _travels(self, module: str | None) -> bool:
-        return bool(module) and module != "__main__" and (
-            str(module).partition(".")[0] in self.included or is_available(str(module))
+        return (
+            bool(module)
+            and module != "__main__"
+            and (str(module).partition(".")[0] in self.included or is_available(str(module)))
         )
 
     def _check_module(self, module: str, filename: str | None, line: int | None) -> None:

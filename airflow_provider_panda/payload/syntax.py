@@ -15,9 +15,7 @@ from types import CodeType, FunctionType
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
 Definition = FunctionNode | ast.ClassDef
 
-_GLOBAL_OPS = frozenset(
-    {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS", "STORE_GLOBAL", "DELETE_GLOBAL"}
-)
+_GLOBAL_OPS = frozenset({"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS", "STORE_GLOBAL", "DELETE_GLOBAL"})
 _MODULE_NAMES = frozenset(
     {"__name__", "__file__", "__doc__", "__module__", "__qualname__", "__annotations__", "__debug__", "__spec__"}
     | {"__builtins__", "__package__", "__loader__", "__class__", "__conditional_annotations__"}
@@ -226,9 +224,8 @@ def _collect(code: CodeType, found: dict[str, int]) -> None:
             line = position.lineno
         if instruction.opname == "STORE_NAME":
             stored.add(instruction.argval)
-        elif instruction.opname in _GLOBAL_OPS and instruction.argval not in stored:
-            if instruction.argval not in _MODULE_NAMES:
-                found.setdefault(instruction.argval, line)
+        elif instruction.opname in _GLOBAL_OPS and instruction.argval not in stored | _MODULE_NAMES:
+            found.setdefault(instruction.argval, line)
     for const in code.co_consts:
         if isinstance(const, CodeType):
             _collect(const, found)

@@ -24,7 +24,7 @@ ClassToken = Callable[[type], Optional[str]]
 Classes = Mapping[str, type]
 
 
-class UnsupportedValue(ValueError):
+class UnsupportedValue(ValueError):  # noqa: N818
     """A value has no encoding.
 
     :param path: place in the value, such as ``$.points[3]``.
@@ -37,7 +37,7 @@ class UnsupportedValue(ValueError):
         super().__init__("%s: %s" % (path, self.problem))
 
 
-class UndecodableValue(ValueError):
+class UndecodableValue(ValueError):  # noqa: N818
     """An encoded value cannot be rebuilt here.
 
     :param path: place in the value.

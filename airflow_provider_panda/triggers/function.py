@@ -33,6 +33,9 @@ SUBSCRIBE_PATIENCE: Final = 10.0
 LATE_REPORTS: Final = (5.0, 15.0, 40.0)
 """Seconds after PanDA ended a task at which its job reports are read again while results are missing."""
 
+EXPLANATION_PATIENCE: Final = 15.0
+"""Seconds to wait for a traceback when PanDA's record alone tells of a failure: PanDA tries the job again anyway."""
+
 _OUTCOMES: Final = {
     Verdict.COMPLETE: Outcome.COMPLETE,
     Verdict.FAILED: Outcome.FAILED,
@@ -243,6 +246,8 @@ class _Wait:
                 await self._until_recorded()
                 return dataclasses.replace(event, ended=self._ended(), status=self.status.status if self.status else None)
             if verdict is not Verdict.WAIT:
+                if not self.tally.explained and not self._ended():
+                    await self._until_explained()
                 return self._event(_OUTCOMES[verdict])
             if self._ended():
                 # Job reports can follow the end of the task; a few looks, then it is over.
@@ -280,6 +285,14 @@ class _Wait:
             self.tally.add_record(record)
         if ended:
             self.read_after_end += 1
+
+    async def _until_explained(self) -> None:
+        """Give the next attempt of a job a moment to tell what the last one's lost message would have told."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(EXPLANATION_PATIENCE):
+                while not self.tally.explained and self._verdict() is not Verdict.WAIT:
+                    self.changed.clear()
+                    await self.changed.wait()
 
     async def _until_recorded(self) -> None:
         """Wait until PanDA's record holds every value: for an event they are too many bytes."""

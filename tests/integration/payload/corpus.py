@@ -1,3 +1,4 @@
+# ruff: noqa
 """Functions of every shape that DAG authors write, with arguments and the value each has to give on any worker node.
 
 Imported under a made-up name, as Airflow imports DAG files. ``task`` and ``_TaskDecorator`` stand for Airflow's, which
@@ -15,12 +16,12 @@ import os.path
 import re
 import textwrap
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Optional, TypedDict, TypeVar, Union
+from typing import TYPE_CHECKING, ClassVar, Generic, NamedTuple, TypedDict, TypeVar, Union
 
 import numpy as np
 from corpus_types import Case
@@ -241,7 +242,7 @@ def counts_globally():
 
 
 def annotated(
-    path: Path, when: "Optional[datetime]" = None, *, doc: "Document" = None, far: "nowhere_installed.X" = None
+    path: Path, when: "datetime | None" = None, *, doc: "Document" = None, far: "nowhere_installed.X" = None
 ) -> "dict[str, Vector]":
     size: Number = len(str(path))
     return {"size": [float(size)]}
@@ -252,7 +253,7 @@ def new_annotations(x: int | None, y: dict[str, list[int]] | None = None) -> tup
 
 
 def standard_library(words):
-    groups: "defaultdict[str, list[str]]" = defaultdict(list)
+    groups: defaultdict[str, list[str]] = defaultdict(list)
     for word in words:
         groups[word[0]].append(word)
     return dict(groups), Counter(words).most_common(1), functools.reduce(lambda a, b: a + b, words)
@@ -404,7 +405,7 @@ def closing_over(constant, cut=DEFAULT_CUT):
 
     def closure(x, y=constant * 2, *, z=len(table)):
         """Docstring
-of odd indentation."""
+        of odd indentation."""
         text = """
   kept
 as it is"""
@@ -508,7 +509,7 @@ def decorated_helper(x):
     return x
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def cached_helper(n):
     return n if n < 2 else cached_helper(n - 1) + cached_helper(n - 2)
 
@@ -610,9 +611,7 @@ def cases() -> Iterator[Case]:
     yield case(try_except_finally, ["try", "ZeroDivisionError", "finally"], 0)
     yield case(f_strings, "    'ab'|1.50|##|{}", "ab", 1.5)
     yield case(match_statement, (1, [2, 3]), [1, 2, 3], needs=10)
-    yield case(
-        strings_with_comments, ("# not a comment\n    @task.panda\ndef odd(): pass\n", "# x\ny", "a # b")
-    )
+    yield case(strings_with_comments, ("# not a comment\n    @task.panda\ndef odd(): pass\n", "# x\ny", "a # b"))
     yield case(unicode_text, ("Größe → ✓ 𝛼", 11))
     yield case(with_statement, 3, "out.txt")
     yield case(inner_class, 26, 2)
@@ -664,9 +663,7 @@ def cases() -> Iterator[Case]:
     yield case(Cut("pt", 2.0).passes, True, 3, name="bound_method_of_dataclass")
     yield case(functools.partial(partial_target, 1, d=4), (1, 2, 3, 4), 2, c=3, name="functools_partial")
     yield case(math.hypot, 5.0, 3, 4, name="builtin_function")
-    yield case(
-        numpy_argument, np.array([1.5, 3.0, 2.0]), np.array([1.0, 2.0, 3.0]), libraries=("numpy",)
-    )
+    yield case(numpy_argument, np.array([1.5, 3.0, 2.0]), np.array([1.0, 2.0, 3.0]), libraries=("numpy",))
     yield case(numpy_scalar, (np.float32(3.0), "float32"), np.array([1, 2], dtype="f4"), libraries=("numpy",))
     yield case(rich_values, rich_values())
     yield case(prints, "x", "x")

@@ -198,6 +198,17 @@ def test_messages_before_the_receipt_of_a_subscription_are_kept(stop: Stop) -> N
     session.close()
 
 
+def test_a_flood_before_the_receipt_of_a_subscription_is_bounded(stop: Stop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("airflow_provider_panda.broker.session.EARLY_LIMIT", 10_000)
+    flood = b"MESSAGE\ncontent-length:1000\n\n" + b"x" * 1000 + b"\0"
+    broker = ScriptedBroker(lambda frame: flood * 20 if frame.startswith(b"SUBSCRIBE") else polite("0,0")(frame))
+    session = session_with(broker, stop, heartbeat=5)
+    session.open(GUARD)
+    with pytest.raises(BrokerError, match="before the receipt"):
+        session.subscribe("results", "/topic/r", timeout=GUARD)
+    session.close()
+
+
 # --- TLS ------------------------------------------------------------------------------------------------------
 
 

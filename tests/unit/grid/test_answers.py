@@ -200,11 +200,39 @@ def test_every_task_state_is_told(status: str) -> None:
 
 def test_the_table_of_states_is_that_of_the_server() -> None:
     # facts/panda.md section 5, and JediTaskSpec of panda-server 1.0.4
-    known = (
-        "registered defined assigning ready pending scouting scouted running prepared done failed finished aborting "
-        "aborted finishing topreprocess preprocessing tobroken broken toretry toincexec rerefine paused throttled "
-        "exhausted staging staged passed toabort waiting toreassign"
-    ).split()
+    known = [
+        "registered",
+        "defined",
+        "assigning",
+        "ready",
+        "pending",
+        "scouting",
+        "scouted",
+        "running",
+        "prepared",
+        "done",
+        "failed",
+        "finished",
+        "aborting",
+        "aborted",
+        "finishing",
+        "topreprocess",
+        "preprocessing",
+        "tobroken",
+        "broken",
+        "toretry",
+        "toincexec",
+        "rerefine",
+        "paused",
+        "throttled",
+        "exhausted",
+        "staging",
+        "staged",
+        "passed",
+        "toabort",
+        "waiting",
+        "toreassign",
+    ]
     assert set(known) <= set(PHASES)
     assert {status for status, phase in PHASES.items() if phase.terminal} == {
         "done", "finished", "failed", "broken", "aborted", "exhausted"

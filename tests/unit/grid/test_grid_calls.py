@@ -71,9 +71,8 @@ def grid(panda: ScriptedPanda, paused: list[float]) -> PandaGrid:
 
 
 def row(task_id: int, state: str = "running", **fields: Any) -> dict[str, Any]:
-    return {
-        "jediTaskID": task_id, "taskName": NAME, "status": state, "processingType": "airflow-abcd", "nFiles": 2, **fields
-    }  # fmt: skip
+    known = {"jediTaskID": task_id, "taskName": NAME, "status": state, "processingType": "airflow-abcd", "nFiles": 2}
+    return {**known, **fields}
 
 
 def test_submit_a_new_task(grid: PandaGrid, panda: ScriptedPanda) -> None:
@@ -209,12 +208,8 @@ def test_jobs_in_batches_and_from_the_archive(grid: PandaGrid, panda: ScriptedPa
     assert [record.panda_id for record in grid.jobs(5, [1003])] == [1003]
 
 
-def test_too_large_a_batch_is_halved(
-    grid: PandaGrid, panda: ScriptedPanda, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(
-        client_module, "Session", lambda endpoint: session.Session(endpoint, limit=20_000)
-    )
+def test_too_large_a_batch_is_halved(grid: PandaGrid, panda: ScriptedPanda, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_module, "Session", lambda endpoint: session.Session(endpoint, limit=20_000))
     panda.on("task/get_job_ids", envelope([1000, 1001, 1002, 1003]))
     panda.on("job/get_description", describe(lambda i: job(i, metadata=json.dumps({"x": "y" * 9_000}))))
     assert [record.job for record in grid.reports(5)] == [0, 1, 2, 3]

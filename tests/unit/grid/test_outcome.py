@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from airflow_provider_panda.grid.outcome import CallPolicy, Tally, Verdict
 from airflow_provider_panda.grid.task import JobRecord, Phase
 from airflow_provider_panda.payload.result import JobResult, RemoteException
+from airflow_provider_panda.payload.runner import EXIT_RAISED, EXIT_REFUSED
 
 
 def result(job: int = 0, attempt: int = 1, status: str = "returned", payload: Any = 1) -> JobResult:
@@ -105,6 +107,26 @@ def test_an_envelope_tells_more_than_the_record_of_the_same_attempt() -> None:
     known.add(result(status="raised"))
     assert not known.add_record(record(attempt=1))
     assert known.failures[0].type == "ValueError"
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "retry", "final"),
+    [(EXIT_RAISED, False, True), (EXIT_RAISED, True, False), (EXIT_REFUSED, True, True), (1, False, False)],
+)
+def test_an_exit_code_of_ours_tells_a_lost_message(exit_code: int, retry: bool, final: bool) -> None:
+    known = tally(max_attempt=3, retry_on_exception=retry)
+    known.add_record(dataclasses.replace(record(), exit_code=exit_code))
+    assert bool(known.final_failures) is final
+    assert known.explained is not final
+
+
+def test_a_later_message_explains_a_failure_known_from_the_record() -> None:
+    known = tally()
+    known.add_record(dataclasses.replace(record(), exit_code=EXIT_RAISED))
+    assert known.add(result(attempt=2, status="raised"))
+    assert known.explained
+    assert known.failures[0].traceback == "tb"
+    assert len(known.final_failures) == 1
 
 
 def test_running_attempts_are_no_failures() -> None:

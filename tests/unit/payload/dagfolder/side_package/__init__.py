@@ -1,0 +1,3 @@
+from .part import thrice
+
+NAME = "side"
