@@ -85,9 +85,10 @@ def report(
     plot = folder / "best-auc.png"
     draw_plot(history, summary["default_auc"], plot)
     print(f"best points of {summary['evaluations']} evaluations in {summary['rounds']} rounds\n")
-    print(format_table(history, default[0]))
+    table = format_table(history, default[0])
+    print(table)
     print(f"\nplot: {plot}")
-    return {**summary, "plot": str(plot)}
+    return {**summary, "plot": str(plot), "table": table}
 
 
 @dag(params=PARAMS, render_template_as_native_obj=True, max_active_runs=1, tags=["panda", "hpo"], doc_md=__doc__)

@@ -64,7 +64,7 @@ class Events:
     @property
     def signal(self) -> NDArray[np.int64]:
         """1 for ttH, 0 for background."""
-        return (self.process == 0).astype(np.int64)
+        return np.where(self.process == 0, np.int64(1), np.int64(0))
 
 
 # --- four-vectors: arrays with the last axis (E, px, py, pz) -----------------------------------------------------
@@ -151,7 +151,7 @@ def diphotons(rng: Generator, n: int, *, higgs: bool, pt_scale: float, width: fl
     return (system, *decay(system, 0.0, 0.0, cos_theta, phi))
 
 
-def top_pair_jets(rng: Generator, recoil: Array, pt_scale: float) -> tuple[Array, Array, Array]:
+def top_pair_jets(rng: Generator, recoil: Array, pt_scale: float) -> tuple[Array, NDArray[np.int64], Array]:
     """Return the partons (n, 10, 4), their flavours (5 b, 0 light, -1 none) and the neutrinos' sum of a top pair.
 
     A quarter of the pairs has one W → τν whose lepton was not found: its τ counts as a light jet.
@@ -173,7 +173,7 @@ def top_pair_jets(rng: Generator, recoil: Array, pt_scale: float) -> tuple[Array
     return partons, flavours, neutrino
 
 
-def recoil_jets(rng: Generator, recoil: Array, *, slope: float, heavy: float) -> tuple[Array, Array, Array]:
+def recoil_jets(rng: Generator, recoil: Array, *, slope: float, heavy: float) -> tuple[Array, NDArray[np.int64], Array]:
     """Return partons, flavours and (no) neutrinos of jets that balance the diphoton system."""
     n = len(recoil)
     partons, flavours = np.zeros((n, MAX_JETS, 4)), np.full((n, MAX_JETS), -1)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dis
+import importlib.util
 import pickletools
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import MethodType, ModuleType
+from types import CodeType, MethodType, ModuleType
 from typing import Any
 
 import cloudpickle
@@ -53,10 +55,17 @@ class Pickler:
                 line=line,
             ) from None
         for name in referred_modules(content):
-            root = name.partition(".")[0]
-            if root not in self.included and root != "__main__" and not is_available(root) and root != "cloudpickle":
-                raise MissingModuleError(module=root, function=self.function.name, filename=filename, line=line)
+            self._check(name, filename, line)
+        if code is not None:
+            for name, at in imports_of(code):
+                if importable_here(name):  # what nobody has may be optional
+                    self._check(name, filename, at)
         return content
+
+    def _check(self, module: str, filename: str | None, line: int | None) -> None:
+        root = module.partition(".")[0]
+        if root not in self.included and root not in ("__main__", "cloudpickle") and not is_available(root):
+            raise MissingModuleError(module=root, function=self.function.name, filename=filename, line=line)
 
     @contextmanager
     def _by_value(self) -> Iterator[None]:
@@ -110,6 +119,28 @@ def referred_modules(content: bytes) -> set[str]:
         elif opcode.name not in ("PROTO", "FRAME", "MARK", "TUPLE1", "TUPLE", "REDUCE"):
             last = ""
     return found - {""}
+
+
+def imports_of(code: CodeType) -> Iterator[tuple[str, int | None]]:
+    """Yield the modules that a function imports when it runs, with their lines; relative imports are left out."""
+    line: int | None = code.co_firstlineno
+    instructions = list(dis.get_instructions(code))
+    for index, instruction in enumerate(instructions):
+        if instruction.positions is not None and instruction.positions.lineno is not None:
+            line = instruction.positions.lineno
+        if instruction.opname == "IMPORT_NAME" and instructions[max(index - 2, 0)].argval in (0, "0"):
+            yield str(instruction.argval), line
+    for const in code.co_consts:
+        if isinstance(const, CodeType):
+            yield from imports_of(const)
+
+
+def importable_here(module: str) -> bool:
+    """Whether a module can be found here, wherever it lies."""
+    try:
+        return importlib.util.find_spec(module.partition(".")[0]) is not None
+    except (ImportError, ValueError):
+        return False
 
 
 def cloudpickle_files() -> dict[str, bytes]:

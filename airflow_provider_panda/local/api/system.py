@@ -18,3 +18,12 @@ def is_alive(call: Call) -> Answer:
 def get_user_attributes(call: Call) -> Answer:
     """Return who the caller is to PanDA. The real one has further, VO-specific fields."""
     return Answer(True, "", {"name": call.user.name, "nickname": call.user.nickname})
+
+
+@_module.call("GET")
+def get_attributes(call: Call) -> Answer:
+    """Return what the server knows of the request. The real one echoes the bearer token as well; this one does not."""
+    shown = {f"HTTP_{name.upper().replace('-', '_')}": value for name, value in call.headers.items()}
+    shown.pop("HTTP_AUTHORIZATION", None)
+    shown["SSL_CLIENT_S_DN"] = f"{call.user.name}/CN=nickname:{call.user.nickname}"
+    return Answer(True, "", {"environment": shown})

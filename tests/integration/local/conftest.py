@@ -98,9 +98,10 @@ class RunningGrid:
     def jobs(self, task_id: int) -> list[dict[str, Any]]:
         return self.get("task/get_job_descriptions", task_id=task_id, unsuccessful_only=False)["data"]
 
-    def client(self, code: str) -> Any:
-        """Run code with ``from pandaclient import Client`` in a process; it prints one JSON value last."""
-        environment = {
+    @property
+    def environment(self) -> dict[str, str]:
+        """What panda-client wants to find in the environment."""
+        return {
             "PATH": os.environ["PATH"],
             "HOME": str(self.data.parent),
             "PANDA_URL": f"{self.url}/server/panda",
@@ -112,6 +113,10 @@ class RunningGrid:
             "PANDA_BEHIND_REAL_LB": "1",
             "PANDA_CONFIG_ROOT": str(self.data.parent / ".panda"),
         }
+
+    def client(self, code: str) -> Any:
+        """Run code with ``from pandaclient import Client`` in a process; it prints one JSON value last."""
+        environment = self.environment
         program = f"import json\nfrom pandaclient import Client\n{code}\n"
         done = subprocess.run(
             [sys.executable, "-c", program],

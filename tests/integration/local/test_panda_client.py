@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -185,3 +187,40 @@ def test_relay_without_idds(grid: RunningGrid) -> None:
     assert answer == [0, [False, "failed to execute command with No section: 'rest'"]]
     bare = call(grid, "Client.call_idds_command('ping')")
     assert bare == [255, "relay_idds_command() missing 1 required positional argument: 'command_name'"]
+
+
+def test_attributes_do_not_echo_the_token(grid: RunningGrid) -> None:
+    assert call(grid, "Client.get_cert_attributes()") == [0, {}]
+    environment = grid.get("system/get_attributes")["data"]["environment"]
+    assert environment["HTTP_ORIGIN"] == "wlcg"
+    assert grid.token not in json.dumps(environment)
+
+
+def test_pbook(grid: RunningGrid, tmp_path: Path) -> None:
+    task_id = grid.submit(command="sleep 600")
+    grid.wait(task_id, "running")
+
+    def pbook(command: str) -> str:
+        program = "from pandaclient import PBookScript; PBookScript.main()"
+        done = subprocess.run(
+            [sys.executable, "-c", program, "-c", command],
+            env=grid.environment,
+            cwd=tmp_path,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    shown = pbook(f"show({task_id})")
+    assert "PBook user: Grid User" in shown
+    assert f" {task_id} {task_id} running " in " ".join(shown.split())
+    assert f"jediTaskID={task_id} will be killed" in pbook(f"kill({task_id})")
+    grid.wait(task_id, "aborted")
+    pbook(f"retry({task_id})")
+    grid.wait(task_id, "running")
+    pbook(f"finish({task_id})")
+    assert grid.wait(task_id, "failed", "aborted", "done") == "failed"

@@ -1,3 +1,3 @@
-from .part import thrice
+from .part import thrice as thrice
 
 NAME = "side"
