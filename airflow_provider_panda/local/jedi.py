@@ -39,6 +39,8 @@ Row = TypeVar("Row", TaskRow, JobRow)
 EMBEDDED_PILOT: Final = "embedded"
 BATCH: Final = 20
 """Jobs that one step of the engine moves at most, so that requests are answered in between."""
+KILL_BATCH: Final = 60
+"""Queued jobs that one step cancels at most."""
 BREATH: Final = 0.003
 """Seconds that the engine leaves to others between steps while there is more to do."""
 BROKERAGE_PERIOD: Final = 5.0
@@ -308,10 +310,12 @@ class Engine:
     def _execute(self, task: TaskRow, now: float) -> None:
         """Act on a kill or finish command whose delay has passed."""
         who = task.commanded_by or task.owner
-        queued = self.store.jobs_of(task.task_id, JOB_QUEUED, limit=BATCH)
+        queued: list[JobRow] = []
+        for state in JOB_QUEUED:  # one by one, so that the index gives them in order
+            queued += self.store.jobs_of(task.task_id, [state], limit=KILL_BATCH - len(queued))
         for job in queued:
             self.cancel(job, f"kill by {who}", now)
-        if len(queued) == BATCH:
+        if len(queued) == KILL_BATCH:
             return  # still due: the others at the next step
         if not (task.state is TaskState.FINISHING and task.soft):
             for job in self.store.jobs_of(task.task_id, JOB_WITH_PILOT):

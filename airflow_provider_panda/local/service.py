@@ -89,7 +89,7 @@ async def _running(options: GridOptions, directories: Directories, store: Store)
     publishers = _Publishers()
     broker = Broker(keys) if options.embedded_broker else None
     outlet = Outlet(*options.broker) if options.broker else None
-    with socket.create_server((options.host, options.http_port)) as listening:
+    with _listening(options.host, options.http_port) as listening:
         url = f"http://{_in_url(options.host)}:{listening.getsockname()[1]}"
         engine = Engine(store, options, publishers, url)
         worker = Worker(engine, directories, url)
@@ -137,6 +137,14 @@ async def _running(options: GridOptions, directories: Directories, store: Store)
                 await broker.stop()
             if outlet is not None:
                 await asyncio.to_thread(outlet.close)
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.create_server((host, port), family=family, backlog=512)
+    # asyncio sets it only on sockets that say IPPROTO_TCP, which these do not; without it each answer takes 40 ms more
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listening
 
 
 def _in_url(host: str) -> str:
