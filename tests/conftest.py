@@ -1,12 +1,26 @@
-"""Fixtures for every test: real services, started once per session."""
+"""What every test has: a private AIRFLOW_HOME, and real services, started once per session."""
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 
 import pytest
 
 from tests.stack import activemq as activemq_stack
+
+# Before anything imports Airflow, which reads it at import and makes the folder.
+_HOME = tempfile.mkdtemp(prefix="airflow-provider-panda-home-")
+os.environ["AIRFLOW_HOME"] = _HOME
+for _name in [name for name in os.environ if name.startswith(("AIRFLOW__", "AIRFLOW_CONN_", "PANDA_", "OIDC_"))]:
+    del os.environ[_name]
+
+
+def pytest_unconfigure() -> None:
+    """Remove the private AIRFLOW_HOME."""
+    shutil.rmtree(_HOME, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
