@@ -17,7 +17,7 @@ setup:
 
 # The tests' broker (a real ActiveMQ) and browser.
 packages:
-	@tools/debian-packages activemq chromium
+	@tools/debian-packages activemq chromium chromium-driver
 
 demo: setup
 	@$(RUN)/python -m demo

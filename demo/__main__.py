@@ -85,10 +85,12 @@ def _end(_signal: int, _frame: FrameType | None) -> NoReturn:
 def connect(airflow: Airflow, grid: Grid) -> None:
     """Make both connections as a user does in the UI, then set the instance up by the command."""
     logins = grid.broker()
+    host, _, port = grid.ready["stomp"].rpartition(":")
     airflow.add_connection(
         "broker",
         "stomp",
-        host=grid.ready["stomp"],
+        host=host,
+        port=int(port),
         login=logins["login"],
         password=logins["passcode"],
         extra={"publisher_login": logins["publisher_login"], "publisher_password": logins["publisher_passcode"]},
@@ -96,8 +98,7 @@ def connect(airflow: Airflow, grid: Grid) -> None:
     airflow.add_connection(
         "panda_default",
         "panda",
-        host=grid.url,
-        password=grid.token(),
+        **grid.panda_fields(),
         extra={"auth": "token", "vo": "wlcg", "broker_conn_id": "broker", "monitor_url": grid.url},
     )
     for line in airflow.run("panda", "setup", "panda_default").splitlines():

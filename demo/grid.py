@@ -55,6 +55,14 @@ class Grid:
         logins: dict[str, Any] = json.loads(Path(self.ready["broker_file"]).read_text())
         return logins
 
+    def panda_fields(self) -> dict[str, Any]:
+        """Return host, port and password of an Airflow connection to its server.
+
+        The port is a field of its own, since Airflow's Test button compares that field with what the form shows.
+        """
+        address, _, port = self.url.rpartition(":")
+        return {"host": address, "port": int(port), "password": self.token()}
+
     def stop(self) -> None:
         """Stop it and its jobs."""
         self.process.stop()

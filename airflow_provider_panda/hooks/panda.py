@@ -195,6 +195,7 @@ def parse(
 
 def _server(fields: _Fields, host: str | None, schema: str | None, port: int | None) -> str:
     host = (host or "").strip()
+    port = port or None  # Airflow's form stores an empty port as 0
     if not host:
         raise fields.wrong("host", "it is empty", "Give the URL of the PanDA server, https://host:port")
     if "://" not in host:

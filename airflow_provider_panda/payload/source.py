@@ -213,6 +213,9 @@ class SourceBuilder:
             body = "if True:\n" + body
         self.pieces[key] = (node.lineno, prelude + body)
         self._follow(text, module_globals, self._pruned(node, kept, edits), ())
+        for other in text.places:  # what registers itself with it, as with functools.singledispatch
+            if not other.around and any(_attribute_root(one) == node.name for one in other.node.decorator_list):
+                self._definition(text, module_globals, other, kept_decorators(other, module_globals, None))
         return node.name
 
     def _nested(
@@ -694,6 +697,14 @@ def _outermost(function: Any) -> FunctionType:
     if not isinstance(function, FunctionType):
         raise NoSourceError(f"a wrapper of type {values.type_name(type(function))} has no source form")
     return function
+
+
+def _attribute_root(decorator: ast.expr) -> str | None:
+    """Return ``name`` of a decorator ``@name.attribute`` or ``@name.attribute(...)``."""
+    expression = decorator.func if isinstance(decorator, ast.Call) else decorator
+    if isinstance(expression, ast.Attribute) and isinstance(expression.value, ast.Name):
+        return expression.value.id
+    return None
 
 
 def _is_same(content: Any, function: FunctionType) -> bool:

@@ -60,7 +60,8 @@ def connect(airflow: Airflow, grid: Grid, broker: ActiveMQ) -> None:
     airflow.add_connection(
         "broker",
         "stomp",
-        host=f"127.0.0.1:{broker.port}",
+        host=broker.host,
+        port=broker.port,
         login=broker.subscriber.name,
         password=broker.subscriber.passcode,
         extra={"publisher_login": broker.publisher.name, "publisher_password": broker.publisher.passcode},
@@ -68,8 +69,7 @@ def connect(airflow: Airflow, grid: Grid, broker: ActiveMQ) -> None:
     airflow.add_connection(
         "panda_default",
         "panda",
-        host=grid.url,
-        password=grid.token(),
+        **grid.panda_fields(),
         extra={"auth": "token", "vo": "wlcg", "broker_conn_id": "broker", "monitor_url": grid.url},
     )
     airflow.run("panda", "setup", "panda_default")

@@ -180,14 +180,6 @@ def test_small_tth_optimisation(stack: Stack) -> None:
     assert state == "success", stack.airflow.states("tth_hpo", run_id)
 
 
-@pytest.mark.parametrize("conn_id", ["panda_default", "broker"])
-def test_test_button(stack: Stack, conn_id: str) -> None:
-    connection = stack.airflow.get(f"/connections/{conn_id}")
-    body = {key: connection[key] for key in ("connection_id", "conn_type", "host", "login", "schema", "port", "extra")}
-    answer = stack.airflow.post("/connections/test", {**body, "password": connection["password"]})
-    assert answer["status"] is True, answer
-
-
 def test_no_secret_in_logs_or_task_parameters(stack: Stack) -> None:
     """The grid's token, the broker's password and the instance secret stay out of logs and of PanDA's task record."""
     secrets = [stack.grid.token(), stack.broker.subscriber.passcode, stack.broker.publisher.passcode]

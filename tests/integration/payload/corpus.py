@@ -535,6 +535,25 @@ def dag_function():
     return inside_dag
 
 
+@functools.singledispatch
+def kind_of(x):
+    return "object"
+
+
+@kind_of.register
+def _(x: int):
+    return "int"
+
+
+@kind_of.register(str)
+def _of_text(x):
+    return "str"
+
+
+def single_dispatch(*items):
+    return [kind_of(item) for item in items]
+
+
 def partial_target(a, b, c=0, d=0):
     return a, b, c, d
 
@@ -653,6 +672,7 @@ def cases() -> Iterator[Case]:
     yield case(tasks["aliased_and_stacked"], 64, 1, name="aliased_and_stacked")
     yield case(tasks["wrapped_without_wraps"], ("bare", 2), 1, name="wrapped_without_wraps")
     yield case(uses_decorated_helpers, (6, 832040), 3)
+    yield case(single_dispatch, ["int", "str", "object"], 1, "a", None)
     yield case(tasks["calls_task_function"], 3, 1, name="calls_task_function")
     yield case(dag_function().function, ([5, 10], 2, 5), 5, name="inside_dag_function")
     yield case(doubled(plain), 4, 1, name="wrapped_by_a_call")

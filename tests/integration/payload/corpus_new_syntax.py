@@ -15,7 +15,7 @@ class Holder[T]:
 
 
 def nested_quotes(names):
-    return f"{', '.join(f'{name!r}' for name in names)}"
+    return f"{", ".join(f"{name!r}" for name in names)}"  # fmt: skip
 
 
 def generic_class(x):
