@@ -179,9 +179,7 @@ class JobRaisedError(GridTaskError):
     :param remote_traceback: full traceback text of the worker node.
     """
 
-    def __init__(
-        self, message: str, *, task_key: str, task_id: int | None, job: int, remote_traceback: str
-    ) -> None:
+    def __init__(self, message: str, *, task_key: str, task_id: int | None, job: int, remote_traceback: str) -> None:
         self.job, self.remote_traceback = job, remote_traceback
         super().__init__(message, task_key=task_key, task_id=task_id)
 

@@ -31,9 +31,9 @@ from airflow_provider_panda.payload.command import Environment, job_command
 from airflow_provider_panda.payload.delivery import user_secret
 from airflow_provider_panda.payload.package import build_archive
 from demo.grid import Grid
-from demo.processes import Process, environment
-from tests.stack.activemq import ActiveMQ
+from demo.processes import environment
 from tests.integration.payload.interpreters import find_interpreter
+from tests.stack.activemq import ActiveMQ
 
 SECRET = "benchmark-instance-secret"
 INSTANCE = instance_id(SECRET)
@@ -239,7 +239,9 @@ def main() -> None:
         # Ratio of medians: single starts swing on a shared machine.
         ratios[version] = round(statistics.median(ours) / statistics.median(bare), 2)
         rows.append((f"bare start of Python {version}", f"{median_ms(bare)}", spread_ms(bare)))
-        rows.append((f"runner's start to first line, {version} (x {ratios[version]})", f"{median_ms(ours)}", spread_ms(ours)))
+        rows.append(
+            (f"runner's start to first line, {version} (x {ratios[version]})", f"{median_ms(ours)}", spread_ms(ours))
+        )
 
     folder = Path(tempfile.mkdtemp(prefix="roundtrip-grid-"))
     os.environ.update(AIRFLOW_HOME=str(folder / "airflow"), AIRFLOW__LOGGING__LOGGING_LEVEL="ERROR")

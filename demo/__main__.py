@@ -154,7 +154,9 @@ def progress(panda: Panda, instances: list[dict[str, Any]]) -> str:
     failed = sum(task.jobs_failed or 0 for task in tasks)
     states = Counter(str(each["state"]) for each in instances)
     waiting = [each["task_id"] for each in instances if each["state"] == "deferred"]
-    words = [f"grid: {len(tasks)} task(s), {finished} of {total} job(s) finished" + (f", {failed} failed" if failed else "")]
+    words = [
+        f"grid: {len(tasks)} task(s), {finished} of {total} job(s) finished" + (f", {failed} failed" if failed else "")
+    ]
     words.append(f"Airflow: {states['success']} of {len(instances)} tasks done")
     if waiting:
         words.append("waiting without a worker: " + ", ".join(sorted(waiting)))

@@ -72,7 +72,9 @@ class Airflow:
         :raises RuntimeError: it failed.
         """
         log = self.home / "commands.log"
-        process = Process(f"airflow {' '.join(arguments)}", [AIRFLOW, *arguments], env=self.env, log=log, read_stdout=True)
+        process = Process(
+            f"airflow {' '.join(arguments)}", [AIRFLOW, *arguments], env=self.env, log=log, read_stdout=True
+        )
         output = process.popen.communicate()[0]
         if process.popen.returncode:
             raise RuntimeError(f"{process.name} ended with {process.popen.returncode}:\n{output}\n{process.tail()}")

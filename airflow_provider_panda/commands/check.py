@@ -16,7 +16,6 @@ from airflow_provider_panda.hooks.delivery import secret_delivery
 from airflow_provider_panda.hooks.panda import PandaConnection, PandaHook
 from airflow_provider_panda.hooks.stomp import StompHook
 
-
 T = TypeVar("T")
 
 

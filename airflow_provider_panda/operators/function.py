@@ -75,7 +75,7 @@ class PandaFunctionOperator(BaseOperator):
     :param max_attempt: attempts of a job in case of infrastructure faults.
     :param retry_on_exception: whether an exception of the function is tried again, up to ``max_attempt``; by default
         it is final at once.
-    :param environment: setup lines, container and python of the worker node: an ``Environment`` or a dict of its fields.
+    :param environment: setup lines, container and python of the worker node: an ``Environment`` or its fields.
     :param serializer: "source", "cloudpickle", or "auto" (source wherever it can be made).
     :param value_format: "json", or "cloudpickle" for values that only a pickle carries.
     :param include: further modules to ship, by name, module object or path.
@@ -394,7 +394,7 @@ class PandaFunctionOperator(BaseOperator):
             )  # fmt: skip
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
-        """Resume; where Airflow itself fails the task ("__fail__"), nobody waits for the grid task any more: kill it."""
+        """Resume; where Airflow itself fails the task ("__fail__"), nobody waits for the grid task: kill it."""
         if next_method == "__fail__":
             ti = context["ti"]
             task_id = ti.xcom_pull(task_ids=ti.task_id, key=TASK_ID_KEY, map_indexes=ti.map_index)

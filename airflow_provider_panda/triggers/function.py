@@ -244,7 +244,9 @@ class _Wait:
             verdict = self._verdict()
             if verdict is Verdict.COMPLETE and (event := self._event(Outcome.COMPLETE)).results is None:
                 await self._until_recorded()
-                return dataclasses.replace(event, ended=self._ended(), status=self.status.status if self.status else None)
+                return dataclasses.replace(
+                    event, ended=self._ended(), status=self.status.status if self.status else None
+                )
             if verdict is not Verdict.WAIT:
                 if not self.tally.explained and not self._ended():
                     await self._until_explained()

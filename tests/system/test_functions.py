@@ -81,7 +81,9 @@ def test_fifty_wait_without_a_worker_and_on_one_connection(stack: Stack) -> None
         connection
         for process in airflow.processes["triggerer"].family()
         for connection in process.net_connections(kind="tcp")
-        if connection.status == psutil.CONN_ESTABLISHED and connection.raddr and connection.raddr.port == stack.broker.port
+        if connection.status == psutil.CONN_ESTABLISHED
+        and connection.raddr
+        and connection.raddr.port == stack.broker.port
     ]
     assert len({(c.laddr, c.raddr) for c in connections}) == 1
 
@@ -156,7 +158,10 @@ def test_unknown_queue_is_told_in_words(stack: Stack) -> None:
 def test_what_cannot_run_or_travel_says_why(stack: Stack) -> None:
     run_id, state = ran(stack, "system_unfit")
     assert state == "failed"
-    log = {task: stack.airflow.task_log("system_unfit", run_id, task) for task in stack.airflow.states("system_unfit", run_id)}
+    log = {
+        task: stack.airflow.task_log("system_unfit", run_id, task)
+        for task in stack.airflow.states("system_unfit", run_id)
+    }
     assert "numpy" in log["needs_numpy"]
     assert "$.points[1]" in log["returns_a_socket"]
     assert "socket" in log["returns_a_socket"]

@@ -47,7 +47,9 @@ class Bench:
         endpoint = StompHook(broker_conn_id).get_conn() if broker_conn_id else None
         self.panda.set_secret(secret_name(INSTANCE), user_secret(secret, endpoint))
 
-    def submit(self, function: Callable[..., Any], *, jobs: int = 1, conn_id: str = "trigger_panda", **policy: Any) -> Any:
+    def submit(
+        self, function: Callable[..., Any], *, jobs: int = 1, conn_id: str = "trigger_panda", **policy: Any
+    ) -> Any:
         """Submit a function as one task and return the trigger that waits for it."""
         per_job = None if jobs == 1 else [{"n": number} for number in range(jobs)]
         archive = build_archive(function, per_job=per_job)
