@@ -133,8 +133,8 @@ class PandaFunctionOperator(BaseOperator):
         self.op_args = list(op_args or ())
         self.op_kwargs = dict(op_kwargs or {})
         self.panda_conn_id = panda_conn_id
-        # "queue" of a mapped task reaches us under this name, for BaseOperator's own "queue" is Airflow's.
-        self.panda_queue = panda_queue or queue
+        # The decorator renames "queue", for of a mapped task Airflow would take it for its own; .override() does not.
+        self.panda_queue = queue or panda_queue
         self.cloud = cloud
         self.working_group = working_group
         self.core_count = _positive("core_count", core_count)

@@ -23,7 +23,7 @@ from typing import Any, Literal, get_args
 
 from airflow_provider_panda.exceptions import ConfigurationError, MissingModuleError, PackagingError
 
-from . import bytecode, values
+from . import values
 from .callables import Unwrapped, refusal, unwrap
 from .modules import Included, IncludeError, included_files, is_available, resolve_include
 from .runner import FORMAT
@@ -124,6 +124,8 @@ def build_archive(
     for name in RUNNER_FILES:
         members[f"panda_runner/{name}"] = (folder / name).read_bytes()
     if value_format == "cloudpickle" or form == "cloudpickle":
+        from . import bytecode  # with cloudpickle, which most functions do not need
+
         members.update(bytecode.cloudpickle_files())
     if delivery is not None:
         settings = {"version": 1, "signing_key": delivery.signing_key.hex(), "broker": delivery.broker}
@@ -345,6 +347,8 @@ def _bad_argument(function: Unwrapped, where: str, error: values.UnsupportedValu
 
 def _pack_cloudpickle(call: _Call, included: frozenset[str]) -> _Packed:
     """Pack the function as cloudpickle bytes; arguments that JSON cannot carry are pickled as well."""
+    from . import bytecode
+
     pickler = bytecode.Pickler(call.function, included)
 
     def encoded(value: Any, where: str) -> str:
