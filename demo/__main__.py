@@ -35,7 +35,7 @@ def main() -> int:
     shutil.rmtree(DATA, ignore_errors=True)
     with contextlib.ExitStack() as services:
         say("starting the embedded grid: a PanDA server, a STOMP broker, workers")
-        grid = Grid(DATA / "grid", ["--slots", str(os.cpu_count() or 2)])
+        grid = Grid(DATA / "grid", ["--slots", str(os.cpu_count() or 2), "--queue-delay", "2"])
         services.callback(grid.stop)
         say(f"PanDA at {grid.url}")
         say("starting Airflow (half a minute)")

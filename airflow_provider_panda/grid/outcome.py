@@ -6,6 +6,7 @@ replaces a failure, never a success; a user exception is final unless the call r
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import Enum
 from typing import Literal
@@ -59,12 +60,22 @@ class _Failed:
     told: bool
 
 
-def _type_of(record: JobRecord) -> str:
+_EXIT_LINE = re.compile(
+    r"airflow-panda \S+ job \d+ attempt \d+: ([A-Za-z_][\w.]*): (.*?)(?:; pilot \d+: |$)", re.DOTALL
+)
+"""The runner's last line, by which it ends as well as by its report, in the diagnostics that PanDA keeps."""
+
+
+def _told_by(record: JobRecord) -> tuple[str, str]:
+    """Return kind and message of a failure that only PanDA's record tells of."""
+    said = record.diagnostics or f"PanDA says {record.status} and nothing else"
+    if record.exit_code in (EXIT_RAISED, EXIT_REFUSED) and (line := _EXIT_LINE.search(said)):
+        return line[1], f"{line[2]} (the message with the traceback did not arrive; see the job's log)"
     if record.exit_code == EXIT_RAISED:
-        return "JobRaised"
+        return "JobRaised", said
     if record.exit_code == EXIT_REFUSED:
-        return "JobRefused"
-    return "JobLost" if record.status == "failed" else "JobCancelled"
+        return "JobRefused", said
+    return "JobLost" if record.status == "failed" else "JobCancelled", said
 
 
 class Tally:
@@ -100,11 +111,12 @@ class Tally:
         if job is None or not 0 <= job < self.policy.n_jobs or job in self._values or record.status not in GONE:
             return False
         raised, refused = record.exit_code == EXIT_RAISED, record.exit_code == EXIT_REFUSED
+        kind, message = _told_by(record)
         failure = JobFailure(
             job=job,
             attempt=record.attempt,
-            type=_type_of(record),
-            message=record.diagnostics or f"PanDA says {record.status} and nothing else",
+            type=kind,
+            message=message,
             traceback="",
             host=record.host,
             site=record.site,
@@ -113,6 +125,15 @@ class Tally:
         last = record.attempt >= self.policy.max_attempt
         final = record.status == "failed" and (last or refused or (raised and not self.policy.retry_on_exception))
         return self._add_failure(failure, final=final, told=False)
+
+    def give_up(self, reason: str) -> None:
+        """Settle every job that has no value as failed: nothing more will come."""
+        for job in self.missing:
+            known = self._failures.get(job)
+            failure = known.failure if known else JobFailure(job=job, attempt=0, type="JobMissing", message=reason)
+            self._drop_failure(job)
+            self._failures[job] = _Failed(failure=failure, final=True, told=known is not None and known.told)
+            self._final_failures += 1
 
     def _is_final(self, result: JobResult) -> bool:
         last = result.attempt >= self.policy.max_attempt

@@ -30,6 +30,11 @@ class Call:
     kwargs: dict[str, Any]
     per_job: list[dict[str, Any]] | None
 
+    @property
+    def name(self) -> str:
+        """Name of the function, for people."""
+        return _name(self.function)
+
 
 def map_over_names(function: Callable[..., Any], map_over: str | Sequence[str] | None) -> tuple[str, ...]:
     """Return the names to map over, checked against the function's signature.

@@ -5,34 +5,26 @@ One way through: bind the arguments, pack, upload, submit, defer; and on resume:
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn
 
 from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator
 
 from airflow_provider_panda import configuration
-from airflow_provider_panda.exceptions import (
-    ConfigurationError,
-    DeadlineExceededError,
-    GridError,
-    GridTaskFailedError,
-    JobRaisedError,
-    MissingResultsError,
-    PackagingError,
-    PandaProviderError,
-)
+from airflow_provider_panda.exceptions import ConfigurationError, GridError, PackagingError
+from airflow_provider_panda.grid.answers import KillOutcome
 from airflow_provider_panda.grid.names import processing_type, secret_name, task_name
 from airflow_provider_panda.grid.outcome import CallPolicy, OnJobError, WaitFor
 from airflow_provider_panda.grid.task import Resources, TaskSpec, task_key
 from airflow_provider_panda.hooks.delivery import archive_delivery
 from airflow_provider_panda.hooks.panda import PandaConnection, PandaHook
 from airflow_provider_panda.links import LINK_KEY, PandaTaskLink
+from airflow_provider_panda.operators import parameters
 from airflow_provider_panda.operators.call import Call, bind_call, check_context_free, map_over_names
-from airflow_provider_panda.operators.homecoming import Reader, collect_values
+from airflow_provider_panda.operators.homecoming import Reader, check_min_success, collect_values, error_of
 from airflow_provider_panda.payload import envelope
 from airflow_provider_panda.payload.command import Environment, job_command
 from airflow_provider_panda.payload.package import Archive, build_archive, check_function
@@ -47,8 +39,6 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_panda.grid.panda import PandaGrid
-
-Choice = TypeVar("Choice", bound=str)
 
 TASK_ID_KEY = "panda_task_id"
 """XCom and task state key of the jediTaskID."""
@@ -137,20 +127,20 @@ class PandaFunctionOperator(BaseOperator):
         self.panda_queue = queue or panda_queue
         self.cloud = cloud
         self.working_group = working_group
-        self.core_count = _positive("core_count", core_count)
-        self.memory_mb = None if memory_mb is None else _positive("memory_mb", memory_mb)
-        self.walltime = _duration("walltime", walltime)
+        self.core_count = parameters.positive("core_count", core_count)
+        self.memory_mb = None if memory_mb is None else parameters.positive("memory_mb", memory_mb)
+        self.walltime = parameters.duration("walltime", walltime)
         self.priority = priority
-        self.max_attempt = _positive("max_attempt", max_attempt)
+        self.max_attempt = parameters.positive("max_attempt", max_attempt)
         self.retry_on_exception = retry_on_exception
-        self.environment = _environment(environment)
-        self.serializer = _one_of("serializer", serializer, ("auto", "source", "cloudpickle"))
-        self.value_format = _one_of("value_format", value_format, ("json", "cloudpickle"))
+        self.environment = parameters.environment(environment)
+        self.serializer = parameters.one_of("serializer", serializer, ("auto", "source", "cloudpickle"))
+        self.value_format = parameters.one_of("value_format", value_format, ("json", "cloudpickle"))
         self.include = (include,) if isinstance(include, str) else tuple(include)
-        self.on_job_error = _one_of("on_job_error", on_job_error, ("fail", "collect"))
-        self.min_success = _min_success(min_success, on_job_error)
-        self.wait_for = _one_of("wait_for", wait_for, ("results", "task"))
-        self.deadline = _duration("deadline", deadline)
+        self.on_job_error = parameters.one_of("on_job_error", on_job_error, ("fail", "collect"))
+        self.min_success = parameters.min_success(min_success, on_job_error)
+        self.wait_for = parameters.one_of("wait_for", wait_for, ("results", "task"))
+        self.deadline = parameters.duration("deadline", deadline)
         self.map_over = map_over_names(python_callable, map_over)
         check_context_free(python_callable, given=self._given_names())
         check_function(python_callable, serializer=self.serializer, map_over=self.map_over, include=self.include)
@@ -165,44 +155,36 @@ class PandaFunctionOperator(BaseOperator):
 
     def execute(self, context: Context) -> Any:
         """Pack, submit and defer; returns at once only for a mapped call of no elements."""
-        function = self.python_callable.__name__
         try:
             call = bind_call(self.python_callable, self.op_args, self.op_kwargs, self.map_over)
             if call.per_job is not None and not call.per_job:
-                self.log.info("%s() is mapped over an empty list: no grid task, the value is []", function)
+                self.log.info("%s() is mapped over an empty list: no grid task, the value is []", call.name)
                 return []
-            connection = PandaHook(self.panda_conn_id).get_conn()
-            archive = self._pack(call)
+            hook = PandaHook(self.panda_conn_id)
+            connection = hook.get_conn()
+            instance = configuration.instance(connection.instance_secret, conn_id=self.panda_conn_id)
+            key = task_key(instance, str(context["ti"].id))
+            archive = self._pack(call, connection, key)
         except (ConfigurationError, PackagingError) as error:
             # The same try would end the same way: no retries.
             raise AirflowFailException(str(error)) from error
-        ti = context["ti"]
-        instance = configuration.instance(connection.instance_secret, conn_id=self.panda_conn_id)
-        key = task_key(instance, str(ti.id))
-        if connection.signing == "archive":
-            archive = self._pack(call, connection=connection, key=key)
         self.log.info(
             "%s: packed %s() as %s, %d job(s), %d bytes, by %s",
-            key, function, archive.name, archive.n_jobs, len(archive.content), archive.form,
+            key, archive.function, archive.name, archive.n_jobs, len(archive.content), archive.form,
         )  # fmt: skip
+        grid = hook.grid()
+        self._kill_earlier_try(context, grid, key)
         self._remember(context, TASK_KEY_KEY, key)
-
-        grid = PandaHook(self.panda_conn_id).grid()
         spec = self._spec(connection, archive, key, instance, context)
         grid.upload(archive.name, archive.content)
         task_id = grid.submit(spec)
         self._submitted = (grid, task_id)
-        self._remember(context, TASK_ID_KEY, task_id)
-        ti.xcom_push(TASK_KEY_KEY, key)
-        ti.xcom_push(TASK_ID_KEY, task_id)
-        if connection.monitor_url:
-            ti.xcom_push(LINK_KEY, f"{connection.monitor_url.rstrip('/')}/task/{task_id}/")
+        self._tell(context, connection, key, task_id)
         self.log.info("%s: submitted as PanDA task %d (%s); waiting without a worker", key, task_id, spec.name)
         self._submitted = None
         return self._defer(spec, task_id)
 
-    def _pack(self, call: Call, *, connection: PandaConnection | None = None, key: str = "") -> Archive:
-        delivery = None if connection is None else archive_delivery(connection, key)
+    def _pack(self, call: Call, connection: PandaConnection, key: str) -> Archive:
         return build_archive(
             call.function,
             args=call.args,
@@ -211,8 +193,31 @@ class PandaFunctionOperator(BaseOperator):
             serializer=self.serializer,
             include=self.include,
             value_format=self.value_format,
-            delivery=delivery,
+            delivery=archive_delivery(connection, key) if connection.signing == "archive" else None,
         )
+
+    def _kill_earlier_try(self, context: Context, grid: PandaGrid, key: str) -> None:
+        """Kill what an earlier try of this task instance left on the grid; this try has a key of its own."""
+        store = context.get("task_state_store")
+        if store is None:
+            return
+        earlier_key, earlier_id = store.get(TASK_KEY_KEY), store.get(TASK_ID_KEY)
+        if not isinstance(earlier_id, int) or earlier_key in (None, key):
+            return
+        try:
+            if grid.kill(earlier_id) is KillOutcome.REGISTERED:
+                self.log.info("%s: killed PanDA task %d, which an earlier try left (%s)", key, earlier_id, earlier_key)
+        except GridError as error:
+            self.log.warning("%s: PanDA task %d of an earlier try was not killed: %s", key, earlier_id, error)
+
+    def _tell(self, context: Context, connection: PandaConnection, key: str, task_id: int) -> None:
+        """Leave the ids where a later try, the trigger's ``on_kill`` and the UI find them."""
+        self._remember(context, TASK_ID_KEY, task_id)
+        ti = context["ti"]
+        ti.xcom_push(TASK_KEY_KEY, key)
+        ti.xcom_push(TASK_ID_KEY, task_id)
+        if connection.monitor_url:
+            ti.xcom_push(LINK_KEY, f"{connection.monitor_url.rstrip('/')}/task/{task_id}/")
 
     def _spec(
         self,
@@ -314,14 +319,14 @@ class PandaFunctionOperator(BaseOperator):
             values = collect_values(came, reader, hook.grid())
             if came.failures:
                 self._kill(came)  # ends what PanDA would still try again of jobs that are settled for us
-                self._check_min_success(came)
+                check_min_success(came, self.min_success)
             self.log.info("%s: %d of %d job(s) returned", came.task_key, len(values), came.n_jobs)
             failures = {failure.job: failure for failure in came.failures}
             result = [values[job] if job in values else failures[job] for job in range(came.n_jobs)]
             return to_xcom(result if self.map_over else result[0])
         if came.outcome is not Outcome.COMPLETE:
             self._kill(came)
-        raise self._error(came)
+        raise error_of(came)
 
     def _log_failures(self, came: FunctionEvent) -> None:
         for failure in came.failures[:10]:
@@ -333,54 +338,6 @@ class PandaFunctionOperator(BaseOperator):
         if len(came.failures) > 10:
             self.log.error("%s: and %d more failed jobs", came.task_key, len(came.failures) - 10)
 
-    def _check_min_success(self, came: FunctionEvent) -> None:
-        succeeded = came.n_jobs - len(came.failures)
-        needed = 0 if self.min_success is None else self.min_success
-        if isinstance(needed, float):
-            needed = needed * came.n_jobs
-        if succeeded < needed:
-            raise GridTaskFailedError(
-                f"{came.task_key}: only {succeeded} of {came.n_jobs} jobs succeeded, min_success asks for "
-                f"{self.min_success}. First failure: {came.failures[0].type}: {came.failures[0].message}",
-                task_key=came.task_key,
-                task_id=came.task_id,
-            )
-
-    def _error(self, came: FunctionEvent) -> PandaProviderError:
-        key, task_id = came.task_key, came.task_id
-        where = f"{key} (PanDA task {task_id})"
-        if came.outcome is Outcome.DEADLINE:
-            return DeadlineExceededError(
-                f"{where}: not ended before its deadline, PanDA's last word was {came.status!r}"
-                f"{': ' + came.error if came.error else ''}. It was killed; raise deadline= if it needs longer",
-                task_key=key,
-                task_id=task_id,
-            )
-        if came.failures:
-            first = came.failures[0]
-            return JobRaisedError(
-                f"{where}: job {first.job} failed with {first.type}: {first.message} "
-                f"(attempt {first.attempt}, host {first.host}, site {first.site}, PandaID {first.panda_id}); "
-                f"{len(came.failures)} of {came.n_jobs} job(s) failed",
-                task_key=key,
-                task_id=task_id,
-                job=first.job,
-                remote_traceback=first.traceback,
-            )
-        if came.status in ("done", "finished"):
-            return MissingResultsError(
-                f"{where}: PanDA says {came.status!r}, but no value came home from {len(came.missing)} of "
-                f"{came.n_jobs} job(s): {_some(came.missing)}. See the jobs' logs on the PanDA monitor",
-                task_key=key,
-                task_id=task_id,
-                jobs=came.missing,
-            )
-        return GridTaskFailedError(
-            f"{where} ended as {came.status!r}{': ' + came.error if came.error else ''}",
-            task_key=key,
-            task_id=task_id,
-        )
-
     def _kill(self, came: FunctionEvent) -> None:
         """End what is left of the grid task; an unreachable PanDA does not hide the outcome."""
         if came.ended:
@@ -389,8 +346,8 @@ class PandaFunctionOperator(BaseOperator):
             PandaHook(self.panda_conn_id).grid().kill(came.task_id)
         except GridError as error:
             self.log.warning(
-                "%s: PanDA task %d could not be killed: %s. `airflow panda reap` finds it later",
-                came.task_key, came.task_id, error,
+                "%s: PanDA task %d could not be killed: %s. Kill it by hand: pbook, kill(%d)",
+                came.task_key, came.task_id, error, came.task_id,
             )  # fmt: skip
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
@@ -402,59 +359,3 @@ class PandaFunctionOperator(BaseOperator):
                 self.log.warning("the trigger ended without a result; killing PanDA task %s", task_id)
                 PandaHook(self.panda_conn_id).grid().kill(int(task_id))
         return super().resume_execution(next_method, next_kwargs, context)
-
-
-def _some(jobs: Sequence[int]) -> str:
-    return ", ".join(map(str, jobs[:20])) + (", ..." if len(jobs) > 20 else "")
-
-
-def _positive(name: str, value: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigurationError(f"argument {name}", f"{value!r} is not a positive whole number", "Give one, such as 1")
-    return value
-
-
-def _duration(name: str, value: float | timedelta | None) -> timedelta | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float | timedelta):
-        raise ConfigurationError(f"argument {name}", f"{value!r} is no duration", "Give seconds or a timedelta")
-    duration = value if isinstance(value, timedelta) else timedelta(seconds=value)
-    if duration <= timedelta(0):
-        raise ConfigurationError(f"argument {name}", f"{value!r} is not positive", "Give seconds or a timedelta")
-    return duration
-
-
-def _one_of(name: str, value: Choice, allowed: Sequence[str]) -> Choice:
-    if value not in allowed:
-        raise ConfigurationError(f"argument {name}", f"{value!r} is unknown", f"Use one of {', '.join(allowed)}")
-    return value
-
-
-def _environment(value: Environment | Mapping[str, Any] | None) -> Environment:
-    if value is None:
-        return Environment()
-    if isinstance(value, Environment):
-        return value
-    fields = dict(value)
-    known = [field.name for field in dataclasses.fields(Environment)]
-    if unknown := sorted(set(fields) - set(known)):
-        raise ConfigurationError(
-            "argument environment", f"unknown field {', '.join(unknown)}", f"Fields are {', '.join(known)}"
-        )
-    if "setup" in fields:
-        setup = fields["setup"]
-        fields["setup"] = (setup,) if isinstance(setup, str) else tuple(setup)
-    return Environment(**fields)
-
-
-def _min_success(value: int | float | None, on_job_error: str) -> int | float | None:
-    if value is None:
-        return None
-    if on_job_error != "collect":
-        raise ConfigurationError("argument min_success", "it has no meaning here", 'Set on_job_error="collect" with it')
-    if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
-        raise ConfigurationError("argument min_success", f"{value!r} is no number of jobs", "Give 10 or 0.9")
-    if isinstance(value, float) and value > 1:
-        raise ConfigurationError("argument min_success", f"{value!r} is over 1.0", "A share is a float up to 1.0")
-    return value

@@ -1,20 +1,26 @@
-"""Values that came home, decoded in the worker: from the trigger's event, or from PanDA's own record."""
+"""What came home, in the worker: values, from the trigger's event or PanDA's own record, or an error in their place."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_panda.exceptions import MissingResultsError
+from airflow_provider_panda.exceptions import (
+    DeadlineExceededError,
+    GridTaskError,
+    GridTaskFailedError,
+    JobRaisedError,
+    MissingResultsError,
+)
 from airflow_provider_panda.grid.reports import verified_results
 from airflow_provider_panda.payload import envelope, values
 from airflow_provider_panda.payload.reference import fetch_reference
 from airflow_provider_panda.payload.result import JobResult, decode_value, read_body
+from airflow_provider_panda.triggers.event import FunctionEvent, Outcome
 
 if TYPE_CHECKING:
     from airflow_provider_panda.grid.panda import PandaGrid
-    from airflow_provider_panda.triggers.event import FunctionEvent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,3 +86,60 @@ def _fetch(came: FunctionEvent, reader: Reader, grid: PandaGrid) -> dict[int, An
             jobs=missing,
         )
     return decoded
+
+
+def check_min_success(came: FunctionEvent, min_success: int | float | None) -> None:
+    """Refuse an outcome with fewer successful jobs than asked for.
+
+    :param min_success: number of jobs, or their share as a float; None: none must succeed.
+    :raises GridTaskFailedError: there are fewer.
+    """
+    succeeded = came.n_jobs - len(came.failures)
+    needed = 0 if min_success is None else min_success
+    if isinstance(needed, float):
+        needed = needed * came.n_jobs
+    if succeeded < needed:
+        raise GridTaskFailedError(
+            f"{came.task_key}: only {succeeded} of {came.n_jobs} jobs succeeded, min_success asks for {min_success}. "
+            f"First failure: {came.failures[0].type}: {came.failures[0].message}",
+            task_key=came.task_key,
+            task_id=came.task_id,
+        )
+
+
+def error_of(came: FunctionEvent) -> GridTaskError:
+    """Return the error that tells why a grid task brought no value."""
+    key, task_id = came.task_key, came.task_id
+    where = f"{key} (PanDA task {task_id})"
+    told = f": {came.error}" if came.error else ""
+    if came.outcome is Outcome.DEADLINE:
+        return DeadlineExceededError(
+            f"{where}: not ended before its deadline, PanDA's last word was {came.status!r}{told}. It was killed; "
+            "raise deadline= if it needs longer",
+            task_key=key,
+            task_id=task_id,
+        )
+    if came.failures:
+        first = came.failures[0]
+        return JobRaisedError(
+            f"{where}: job {first.job} failed with {first.type}: {first.message} (attempt {first.attempt}, "
+            f"host {first.host}, site {first.site}, PandaID {first.panda_id}); "
+            f"{len(came.failures)} of {came.n_jobs} job(s) failed",
+            task_key=key,
+            task_id=task_id,
+            job=first.job,
+            remote_traceback=first.traceback,
+        )
+    if came.status in ("done", "finished"):
+        return MissingResultsError(
+            f"{where}: PanDA says {came.status!r}, but no value came home from {len(came.missing)} of "
+            f"{came.n_jobs} job(s): {_some(came.missing)}. See the jobs' logs on the PanDA monitor",
+            task_key=key,
+            task_id=task_id,
+            jobs=came.missing,
+        )
+    return GridTaskFailedError(f"{where} ended as {came.status!r}{told}", task_key=key, task_id=task_id)
+
+
+def _some(jobs: Sequence[int]) -> str:
+    return ", ".join(map(str, jobs[:20])) + (", ..." if len(jobs) > 20 else "")

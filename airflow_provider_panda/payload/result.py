@@ -179,7 +179,12 @@ def _result(report: Mapping[str, Any], found: Mapping[str, Any]) -> JobResult:
 
 
 def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        raise EnvelopeError("a time is no time") from None
 
 
 def _text(value: Any) -> str | None:

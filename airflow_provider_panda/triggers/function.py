@@ -21,7 +21,7 @@ from airflow_provider_panda.broker.hub import get_hub
 from airflow_provider_panda.exceptions import BrokerError, GridError, TaskNotFoundError
 from airflow_provider_panda.grid.outcome import CallPolicy, Tally, Verdict
 from airflow_provider_panda.grid.reports import verified_results
-from airflow_provider_panda.grid.task import TaskStatus
+from airflow_provider_panda.grid.task import Phase, TaskStatus
 from airflow_provider_panda.payload import envelope
 from airflow_provider_panda.payload.result import JobResult
 from airflow_provider_panda.triggers.connections import SharedConnection, shared_connection, status_board
@@ -133,8 +133,9 @@ class PandaFunctionTrigger(BaseTrigger):
             self.log.info("%s: PanDA task %d killed by the user's action", self.task_key, self.panda_task_id)
         except Exception:
             self.log.exception(
-                "%s: PanDA task %d could not be killed; `airflow panda reap` finds it later",
+                "%s: PanDA task %d could not be killed; kill it by hand: pbook, kill(%d)",
                 self.task_key,
+                self.panda_task_id,
                 self.panda_task_id,
             )
 
@@ -221,15 +222,19 @@ class _Wait:
             self.changed.set()
 
     def _take_status(self, status: TaskStatus) -> None:
-        previous, self.status = self.status, status
-        if previous is None or previous.status != status.status:
-            self.log.info("%s: PanDA task %d is %s", self.key, status.task_id, status.status)
-            if status.error and (previous is None or previous.error != status.error):
-                self.log.warning("%s: PanDA says: %s", self.key, status.error)
+        self._note(status)
         known = len(self.tally.values) + len(self.tally.final_failures)
         if status.phase.terminal or (status.jobs_finished or 0) + (status.jobs_failed or 0) > known:
             self.reconcile_wanted = True
         self.changed.set()
+
+    def _note(self, status: TaskStatus) -> None:
+        """Keep what PanDA says of the task, and log what is new in it."""
+        previous, self.status = self.status, status
+        if previous is None or previous.status != status.status:
+            self.log.info("%s: PanDA task %d is %s", self.key, status.task_id, status.status)
+        if status.error and (previous is None or previous.error != status.error):
+            self.log.warning("%s: PanDA says: %s", self.key, status.error)
 
     def _want_reconciliation(self) -> None:
         self.reconcile_wanted = True
@@ -247,6 +252,9 @@ class _Wait:
                 return dataclasses.replace(
                     event, ended=self._ended(), status=self.status.status if self.status else None
                 )
+            if verdict is Verdict.ENDED and self._succeeded_in_part():
+                self.tally.give_up("PanDA ended the task, and no value of this job came home")
+                continue
             if verdict is not Verdict.WAIT:
                 if not self.tally.explained and not self._ended():
                     await self._until_explained()
@@ -267,13 +275,18 @@ class _Wait:
         )
         return self.tally.verdict(self.status.phase if self.status else None, reconciled=reconciled)
 
+    def _succeeded_in_part(self) -> bool:
+        """Whether missing results are failures among values, which the call collects."""
+        collects = self.trigger.policy.on_job_error == "collect"
+        return collects and self.status is not None and self.status.phase in (Phase.DONE, Phase.PARTIAL)
+
     def _ended(self) -> bool:
         return self.status is not None and self.status.phase.terminal
 
     async def _reconcile(self) -> None:
         """Read from PanDA what messages may have told already; errors are logged and asked again later."""
         try:
-            self.status = await self.shared.client.status(self.trigger.panda_task_id)
+            self._note(await self.shared.client.status(self.trigger.panda_task_id))
             ended = self._ended()
             records = await self.shared.client.job_records(self.trigger.panda_task_id)
         except TaskNotFoundError:

@@ -14,6 +14,7 @@ sys.path.insert(0, str(HERE))  # as the folder of DAG files is
 
 from corpus_types import Case  # noqa: E402
 
+from airflow_provider_panda.payload import values  # noqa: E402
 from airflow_provider_panda.payload.package import build_archive  # noqa: E402
 
 SCALE = 3
@@ -49,7 +50,7 @@ def all_cases():
 
 
 def main(target):
-    """Write one archive per case and ``index.json``: name -> form, or the error."""
+    """Write one archive per case and ``index.json``: name -> form and what it has to give, or the error."""
     index = {}
     for case in all_cases():
         try:
@@ -58,7 +59,12 @@ def main(target):
             index[case.name] = {"error": f"{type(error).__name__}: {error}"}
             continue
         again = build_archive(case.function, args=case.args, kwargs=case.kwargs)
-        index[case.name] = {"form": archive.form, "same": archive.sha256 == again.sha256}
+        index[case.name] = {
+            "form": archive.form,
+            "same": archive.sha256 == again.sha256,
+            "value": values.dumps(case.expected),
+            "needs": case.needs,
+        }
         (target / f"{case.name}.tar.gz").write_bytes(archive.content)
     (target / "index.json").write_text(json.dumps(index))
 

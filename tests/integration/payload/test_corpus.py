@@ -28,11 +28,10 @@ LIBRARIES = ("numpy", "pandas", "cloudpickle")
 
 @dataclass(frozen=True)
 class Expected:
-    """What a case has to give: the encoded value, the minor version it needs, the libraries it needs."""
+    """What a case has to give: the encoded value, and the minor version it needs."""
 
     value: str
     needs: int
-    libraries: tuple[str, ...]
 
 
 @pytest.fixture(scope="session")
@@ -52,18 +51,6 @@ def pythons(tmp_path_factory: pytest.TempPathFactory) -> dict[int, str]:
         subprocess.run([uv, "pip", "install", "-q", "-p", python, *LIBRARIES], check=True, timeout=240)
         found[minor] = python
     return found
-
-
-@pytest.fixture(scope="session")
-def expected() -> dict[str, Expected]:
-    """Name of each case -> what it has to give."""
-    script = (
-        "import json, pack_corpus\n"
-        "from airflow_provider_panda.payload import values\n"
-        "print(json.dumps({c.name: [values.dumps(c.expected), c.needs, c.libraries] for c in pack_corpus.all_cases()}))"
-    )
-    listed = _run([sys.executable, "-c", script], cwd=HERE)
-    return {name: Expected(row[0], row[1], tuple(row[2])) for name, row in json.loads(listed).items()}
 
 
 @pytest.fixture(scope="session")
@@ -121,7 +108,6 @@ def verdict(name: str, form: str, packer: int, runner: int, expected: Expected, 
 def test_every_pair_gives_the_value_or_the_reason(
     pythons: dict[int, str],
     packed: dict[int, tuple[Path, dict[str, Any]]],
-    expected: dict[str, Expected],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     if not packed:
@@ -131,12 +117,14 @@ def test_every_pair_gives_the_value_or_the_reason(
     def one(pair: tuple[str, int, int]) -> str:
         name, packer, runner = pair
         folder, index = packed[packer]
-        if "error" in index[name]:
-            return f"FAILED: not packed: {index[name]['error']}"
-        if not index[name]["same"]:
+        entry = index[name]
+        if "error" in entry:
+            return f"FAILED: not packed: {entry['error']}"
+        if not entry["same"]:
             return "FAILED: packed twice, two different archives"
         done = run_archive(folder / name, python=pythons[runner], timeout=120)
-        return verdict(name, index[name]["form"], packer, runner, expected[name], done)
+        expected = Expected(entry["value"], entry["needs"])
+        return verdict(name, entry["form"], packer, runner, expected, done)
 
     with ThreadPoolExecutor(2) as pool:
         verdicts = dict(zip(pairs, pool.map(one, pairs), strict=True))

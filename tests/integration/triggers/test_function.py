@@ -14,17 +14,19 @@ from uuid import uuid4
 import pytest
 
 from airflow_provider_panda import configuration
+from airflow_provider_panda.exceptions import GridTaskFailedError, MissingResultsError
 from airflow_provider_panda.grid.names import processing_type, secret_name, task_name
 from airflow_provider_panda.grid.outcome import CallPolicy
 from airflow_provider_panda.grid.panda import PandaGrid
 from airflow_provider_panda.grid.task import Resources, TaskSpec, instance_id, task_key
 from airflow_provider_panda.hooks.panda import PandaHook
 from airflow_provider_panda.hooks.stomp import StompHook
-from airflow_provider_panda.operators.homecoming import Reader, collect_values
+from airflow_provider_panda.operators.homecoming import Reader, check_min_success, collect_values, error_of
 from airflow_provider_panda.payload import envelope
 from airflow_provider_panda.payload.command import Environment, job_command
 from airflow_provider_panda.payload.delivery import user_secret
 from airflow_provider_panda.payload.package import Delivery, build_archive
+from airflow_provider_panda.triggers import function
 from airflow_provider_panda.triggers.event import FunctionEvent, Outcome
 from airflow_provider_panda.triggers.function import PandaFunctionTrigger
 from demo.grid import Grid
@@ -234,12 +236,27 @@ async def test_lost_exception_is_told_by_exit_code(bench: Bench) -> None:
     assert "KeyError" in event.failures[0].message
 
 
-async def test_wrong_signature_is_never_a_value(bench: Bench) -> None:
+async def test_wrong_signature_is_never_a_value(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(function, "LATE_REPORTS", (0.2, 0.2))
     bench.store_secret(secret="another secret")
-    event = await fired(bench.submit(answer, deadline=12))
-    assert event.outcome in (Outcome.ENDED, Outcome.DEADLINE)
+    event = await fired(bench.submit(answer))
+    assert event.outcome is Outcome.ENDED
+    assert event.status == "done"
     assert not event.results
     assert event.missing == (0,)
+    assert isinstance(error_of(event), MissingResultsError)
+
+
+async def test_missing_results_are_failures_where_failures_are_collected(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(function, "LATE_REPORTS", (0.2, 0.2))
+    bench.store_secret(secret="another secret")
+    event = await fired(bench.submit(square, jobs=2, on_job_error="collect"))
+    assert event.outcome is Outcome.COMPLETE
+    assert [(failure.job, failure.type) for failure in event.failures] == [(0, "JobMissing"), (1, "JobMissing")]
+    with pytest.raises(GridTaskFailedError, match="only 0 of 2 jobs succeeded"):
+        check_min_success(event, 0.5)
 
 
 async def test_job_that_dies_ends_with_what_panda_knows(bench: Bench) -> None:

@@ -120,6 +120,14 @@ def test_an_exit_code_of_ours_tells_a_lost_message(exit_code: int, retry: bool, 
     assert known.explained is not final
 
 
+def test_the_runners_last_line_names_the_exception() -> None:
+    said = "payload 71: airflow-panda afk job 0 attempt 1: pkg.OddError: 1 is odd; pilot 1305: Failed: airflow-panda"
+    known = tally()
+    known.add_record(dataclasses.replace(record(), exit_code=EXIT_RAISED, diagnostics=said))
+    assert known.failures[0].type == "pkg.OddError"
+    assert known.failures[0].message.startswith("1 is odd (the message")
+
+
 def test_a_later_message_explains_a_failure_known_from_the_record() -> None:
     known = tally()
     known.add_record(dataclasses.replace(record(), exit_code=EXIT_RAISED))
@@ -158,6 +166,15 @@ def test_an_ended_task_with_missing_results(phase: Phase | None, reconciled: boo
     known = tally(2)
     known.add(result(0))
     assert known.verdict(phase, reconciled=reconciled) is verdict
+
+
+def test_giving_up_settles_what_is_missing_and_keeps_what_is_known() -> None:
+    known = tally(3, on_job_error="collect")
+    known.add(result(0))
+    known.add_record(record(1, status="cancelled"))
+    known.give_up("the task ended")
+    assert known.verdict(Phase.DONE, reconciled=True) is Verdict.COMPLETE
+    assert [(f.job, f.type) for f in known.failures] == [(1, "JobCancelled"), (2, "JobMissing")]
 
 
 @pytest.mark.parametrize(
