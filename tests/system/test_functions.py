@@ -23,6 +23,7 @@ def ran(stack: Stack, dag_id: str, *, conf: dict[str, object] | None = None, tim
 def test_hello_grid(stack: Stack) -> None:
     run_id, state = ran(stack, "hello_grid")
     assert state == "success", stack.airflow.states("hello_grid", run_id)
+    assert "Hello grid, from Python 3" in stack.airflow.task_log("hello_grid", run_id, "show")
 
 
 def test_values_come_back_equal(stack: Stack) -> None:
