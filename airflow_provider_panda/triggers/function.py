@@ -21,7 +21,7 @@ from airflow_provider_panda.broker.hub import get_hub
 from airflow_provider_panda.exceptions import BrokerError, GridError, TaskNotFoundError
 from airflow_provider_panda.grid.outcome import CallPolicy, Tally, Verdict
 from airflow_provider_panda.grid.reports import verified_results
-from airflow_provider_panda.grid.task import Phase, TaskStatus
+from airflow_provider_panda.grid.task import JobRecord, Phase, TaskStatus
 from airflow_provider_panda.payload import envelope
 from airflow_provider_panda.payload.result import JobResult
 from airflow_provider_panda.triggers.connections import SharedConnection, shared_connection, status_board
@@ -294,12 +294,16 @@ class _Wait:
         except GridError as error:
             self.log.warning("%s: PanDA could not be asked: %s", self.key, error)
             return
-        for result in verified_results(records, key=self.signing_key, task_key=self.key):
+        # Verifying thousands of reports takes longer than the loop may be held.
+        for result in await asyncio.to_thread(self._verified, records):
             self.tally.add(result)
         for record in records:
             self.tally.add_record(record)
         if ended:
             self.read_after_end += 1
+
+    def _verified(self, records: list[JobRecord]) -> list[JobResult]:
+        return list(verified_results(records, key=self.signing_key, task_key=self.key))
 
     async def _until_explained(self) -> None:
         """Give the next attempt of a job a moment to tell what the last one's lost message would have told."""
