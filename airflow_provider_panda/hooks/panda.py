@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
@@ -11,9 +10,10 @@ from urllib.parse import urlsplit
 
 from airflow.providers.common.compat.sdk import BaseHook
 
-from airflow_provider_panda.exceptions import ConfigurationError, GridError, PandaProviderError
+from airflow_provider_panda.exceptions import ConfigurationError, PandaProviderError
 from airflow_provider_panda.grid.endpoint import AuthKind, PandaEndpoint
 from airflow_provider_panda.grid.parameters import TRANSFORM_URL, GridDefaults
+from airflow_provider_panda.hooks.lookup import alook_up, amask, extras_of, look_up, mask
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Connection
@@ -296,12 +296,8 @@ class PandaHook(BaseHook):
 
         :raises ConfigurationError: a field is missing or wrong.
         """
-        from airflow.providers.common.compat.sdk import mask_secret
-
-        row = self.get_connection(self.panda_conn_id)
-        connection, extra = _read(row)
-        for secret in _secrets(connection):
-            mask_secret(secret)
+        connection, extra = _read(look_up(self.panda_conn_id))
+        mask(_secrets(connection))
         self._warn(connection, extra)
         return connection
 
@@ -318,25 +314,17 @@ class PandaHook(BaseHook):
 
         :raises ConfigurationError: a field is missing or wrong.
         """
-        from airflow.providers.common.compat.connection import get_async_connection
-        from airflow.sdk.log import amask_secret
-
-        connection, extra = _read(await get_async_connection(conn_id, hook=cls))
-        for secret in _secrets(connection):
-            await amask_secret(secret)
+        connection, extra = _read(await alook_up(conn_id))
+        await amask(_secrets(connection))
         cls(conn_id)._warn(connection, extra)
         return connection
 
     def test_connection(self) -> tuple[bool, str]:
         """Try the connection for the UI: is the server alive, and does it accept the credentials."""
-        from airflow.providers.common.compat.sdk import AirflowException
-
         try:
             return True, self.grid().check()
-        except (GridError, PandaProviderError) as error:
+        except PandaProviderError as error:
             return False, str(error)
-        except AirflowException as error:
-            return False, f"The connection cannot be read: {error}"
 
     def _warn(self, connection: PandaConnection, extra: Mapping[str, Any]) -> None:
         for concern in concerns(connection, extra):
@@ -344,17 +332,10 @@ class PandaHook(BaseHook):
 
 
 def _read(row: Connection) -> tuple[PandaConnection, Mapping[str, Any]]:
-    conn_id = row.conn_id or "?"
-    # Not extra_dejson: it takes broken JSON for empty, and masks with a call that blocks a trigger.
-    try:
-        extra = json.loads(row.extra) if row.extra else {}
-    except ValueError:
-        extra = None
-    if not isinstance(extra, dict):
-        raise ConfigurationError(
-            f"connection {conn_id}, field extra", "it is no JSON object", "Correct it, or fill in the fields one by one"
-        )
-    connection = parse(conn_id, host=row.host, schema=row.schema, port=row.port, password=row.password, extra=extra)
+    extra = extras_of(row)
+    connection = parse(
+        row.conn_id or "?", host=row.host, schema=row.schema, port=row.port, password=row.password, extra=extra
+    )
     return connection, extra
 
 

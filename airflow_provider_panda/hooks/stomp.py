@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from airflow.providers.common.compat.sdk import BaseHook
-from airflow.sdk.log import mask_secret
 
 from airflow_provider_panda.broker.endpoint import BrokerEndpoint, BrokerTLS
 from airflow_provider_panda.exceptions import ConfigurationError, PandaProviderError
+from airflow_provider_panda.hooks.lookup import alook_up, amask, extras_of, look_up, mask
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Connection
 
 DEFAULT_PORT: Final = 61613
 DEFAULT_TLS_PORT: Final = 61612
@@ -168,7 +171,9 @@ class StompHook(BaseHook):
 
         :raises ConfigurationError: a field is wrong.
         """
-        return _endpoint(self.get_connection(self.stomp_conn_id))
+        endpoint = _endpoint(look_up(self.stomp_conn_id))
+        mask((endpoint.passcode, endpoint.publisher_passcode))
+        return endpoint
 
     @classmethod
     async def aget(cls, conn_id: str) -> BrokerEndpoint:
@@ -176,7 +181,9 @@ class StompHook(BaseHook):
 
         :raises ConfigurationError: a field is wrong.
         """
-        return _endpoint(await cls.aget_connection(conn_id))
+        endpoint = _endpoint(await alook_up(conn_id))
+        await amask((endpoint.passcode, endpoint.publisher_passcode))
+        return endpoint
 
     def test_connection(self) -> tuple[bool, str]:
         """Connect to every address, subscribe, publish to ourselves and wait for it: the Test button."""
@@ -188,16 +195,12 @@ class StompHook(BaseHook):
             return False, str(error)
 
 
-def _endpoint(connection: Any) -> BrokerEndpoint:
-    extra = connection.extra_dejson
-    for secret in (connection.password, extra.get("publisher_password")):
-        if isinstance(secret, str) and secret:
-            mask_secret(secret)
+def _endpoint(connection: Connection) -> BrokerEndpoint:
     return parse(
-        connection.conn_id,
+        connection.conn_id or "?",
         host=connection.host,
         port=connection.port,
         login=connection.login,
         password=connection.password,
-        extra=extra,
+        extra=extras_of(connection),
     )

@@ -96,7 +96,7 @@ class Cache:
 
     def record(self, path: Path, owner: str, size: int, checksum: int) -> None:
         """Note an uploaded file."""
-        self._store.record_file(path.name, owner, size, checksum, time.time())
+        self._store.files.record(path.name, owner, size, checksum, time.time())
         self._store.commit()
 
     def touch(self, sent_name: str) -> bool:
@@ -105,7 +105,7 @@ class Cache:
         if path is None:
             return False
         path.touch()
-        self._store.touch_file(path.name, time.time())
+        self._store.files.touch(path.name, time.time())
         self._store.commit()
         return True
 
@@ -115,13 +115,13 @@ class Cache:
         if path is None:
             return False
         path.unlink(missing_ok=True)
-        self._store.forget_file(path.name)
+        self._store.files.forget(path.name)
         self._store.commit()
         return True
 
     def purge(self, now: float) -> int:
         """Remove what nobody touched for a week, and return how much that was."""
-        stale = self._store.stale_files(now - KEEP)
+        stale = self._store.files.stale(now - KEEP)
         for name in stale:
             self.remove(name)
         return len(stale)

@@ -9,9 +9,9 @@ from html import escape
 from pathlib import Path
 from typing import Any, Final
 
+from airflow_provider_panda.local.directories import Directories
 from airflow_provider_panda.local.state import JobState, TaskState
 from airflow_provider_panda.local.store import Store
-from airflow_provider_panda.local.worker import Directories
 
 TASKS_SHOWN: Final = 200
 JOBS_SHOWN: Final = 500
@@ -77,7 +77,7 @@ class Pages:
 
     def overview(self) -> str:
         """Return the page of all tasks."""
-        counts = ", ".join(f"{n} {state}" for state, n in sorted(self._store.count_tasks().items())) or "none yet"
+        counts = ", ".join(f"{n} {state}" for state, n in sorted(self._store.tasks.count().items())) or "none yet"
         rows = [
             [
                 f'<a href="/task/{t.task_id}/">{t.task_id}</a>',
@@ -89,18 +89,18 @@ class Pages:
                 _time(t.created),
                 _time(t.ended),
             ]
-            for t in self._store.newest_tasks(TASKS_SHOWN)
+            for t in self._store.tasks.newest(TASKS_SHOWN)
         ]
         heads = ["Task", "Name", "State", "Finished", "Failed", "Owner", "Created (UTC)", "Ended (UTC)"]
         return _page("Tasks of the embedded grid", f"<p>{escape(counts)}</p>" + _table(heads, rows))
 
     def task(self, task_id: int) -> str | None:
         """Return the page of a task, or None."""
-        task = self._store.task(task_id)
+        task = self._store.tasks.get(task_id)
         if task is None:
             return None
-        jobs = self._store.jobs_of(task_id, limit=JOBS_SHOWN, newest=True)
-        lfns = {i.chunk: i.lfn for i in self._store.inputs(task_id)} if len(jobs) <= JOBS_SHOWN else {}
+        jobs = self._store.jobs.of(task_id, limit=JOBS_SHOWN, newest=True)
+        lfns = {i.chunk: i.lfn for i in self._store.inputs.of(task_id)} if len(jobs) <= JOBS_SHOWN else {}
         rows = [
             [
                 f'<a href="/job/{j.panda_id}/">{j.panda_id}</a>',
@@ -115,7 +115,7 @@ class Pages:
             for j in jobs
         ]
         dialog = f"<p>{escape(mask_text(task.error_dialog))}</p>" if task.error_dialog else ""
-        counts = ", ".join(f"{n} {state}" for state, n in sorted(self._store.job_counts(task_id).items()))
+        counts = ", ".join(f"{n} {state}" for state, n in sorted(self._store.jobs.counts(task_id).items()))
         params = json.dumps(mask(_shortened(json.loads(task.params))), indent=1)
         heads = ["Job", "Input", "Attempt", "State", "Exit", "Error", "Started (UTC)", "Ended (UTC)"]
         return _page(
@@ -127,7 +127,7 @@ class Pages:
 
     def job(self, panda_id: int) -> str | None:
         """Return the page of a job with the ends of its payload's logs, or None."""
-        job = self._store.job(panda_id)
+        job = self._store.jobs.get(panda_id)
         if job is None:
             return None
         logs = self._directories.log_of(job)

@@ -197,6 +197,7 @@ class Server:
             return plain(encode_answer(answer, as_json=as_json))
         except Exception as error:
             self._grid.store.rollback()
+            self._grid.engine.ledger.forget_changes()
             log.exception("%s/%s failed", endpoint.module, endpoint.name)
             return plain(f"{type(error).__name__} in {endpoint.module}/{endpoint.name}; see the grid's log", 500)
 

@@ -22,15 +22,17 @@ from airflow_provider_panda.local.api.registry import Grid
 from airflow_provider_panda.local.auth import issue_token, keys_of, write_private
 from airflow_provider_panda.local.broker import Broker
 from airflow_provider_panda.local.cache import Cache
+from airflow_provider_panda.local.directories import Directories
 from airflow_provider_panda.local.jedi import EMBEDDED_PILOT, Engine
 from airflow_provider_panda.local.notices import DESTINATION, Publisher
 from airflow_provider_panda.local.options import GridOptions
 from airflow_provider_panda.local.outlet import Outlet
 from airflow_provider_panda.local.pages import Pages
+from airflow_provider_panda.local.processes import end_leftover
 from airflow_provider_panda.local.relay import NoIdds
 from airflow_provider_panda.local.server import Server
 from airflow_provider_panda.local.store import Store
-from airflow_provider_panda.local.worker import Directories, Worker, end_leftover
+from airflow_provider_panda.local.worker import Worker
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +94,7 @@ async def _running(options: GridOptions, directories: Directories, store: Store)
     with _listening(options.host, options.http_port) as listening:
         url = f"http://{_in_url(options.host)}:{listening.getsockname()[1]}"
         engine = Engine(store, options, publishers, url)
-        worker = Worker(engine, directories, url)
+        worker = Worker(engine, store, options, directories, url)
         cache = Cache(directories.cache, store)
         grid = Grid(store=store, engine=engine, cache=cache, options=options, relay=NoIdds(), url=url)
         application = Server(grid, keys, Pages(store, directories)).application
@@ -110,9 +112,9 @@ async def _running(options: GridOptions, directories: Directories, store: Store)
             publishers.all.append(broker)
         if outlet is not None:
             publishers.all.append(outlet)
-        for job in store.jobs_with_pilot(EMBEDDED_PILOT):
+        for job in store.jobs.with_pilot(EMBEDDED_PILOT):
             end_leftover(job)
-        lost = engine.recover(time.time())
+        lost = engine.attempts.recover(time.time())
         if lost:
             log.warning("%d jobs were running when the grid was killed; they count as lost", len(lost))
         serving = asyncio.create_task(server.serve(sockets=[listening]), name="http")

@@ -17,7 +17,7 @@ def set_user_secrets(call: Call, key: str | None = None, value: str | None = Non
     """Keep a secret; no value deletes it, no key deletes all."""
     if value is not None and len(value) > SECRET_LIMIT:
         return Answer(False, f"the secret is over {SECRET_LIMIT} characters")
-    call.grid.store.set_secret(call.user.name, key, value)
+    call.grid.store.secrets.set(call.user.name, key, value)
     call.grid.store.commit()
     return Answer(True, "OK")
 
@@ -25,7 +25,7 @@ def set_user_secrets(call: Call, key: str | None = None, value: str | None = Non
 @_module.call(None)
 def get_user_secrets(call: Call, keys: list[str] | None = None) -> Answer:
     """Return the caller's secrets, as JSON text."""
-    secrets = call.grid.store.secrets(call.user.name)
+    secrets = call.grid.store.secrets.of(call.user.name)
     if keys:
         secrets = {k: v for k, v in secrets.items() if k in keys}
     if not secrets:

@@ -30,7 +30,7 @@ async def upload_cache_file(call: Call, file: Any) -> Answer:
 @_module.call("POST")
 def validate_cache_file(call: Call, file_size: int, checksum: int) -> Answer:
     """Say whether the caller has uploaded a file of this size and checksum already."""
-    name = call.grid.store.find_file(call.user.name, file_size, checksum)
+    name = call.grid.store.files.find(call.user.name, file_size, checksum)
     if name is None or call.grid.cache.path(name) is None:
         return Answer(False, "NOTFOUND")
     call.grid.cache.touch(name)

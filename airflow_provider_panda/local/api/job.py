@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from airflow_provider_panda.local.api.registry import Answer, Call, Module
-from airflow_provider_panda.local.describe import job_dict
+from airflow_provider_panda.local.describe.jobs import job_dict
 from airflow_provider_panda.local.state import JOB_QUEUED, JOB_WITH_PILOT
 
 _module = Module("job")
@@ -22,7 +22,7 @@ def get_status(call: Call, job_ids: list[int], timeout: int = 60) -> Answer:
     """Return state and pending command of each job."""
     found = []
     for panda_id in job_ids[:IDS_LIMIT]:
-        job = call.grid.store.job(panda_id)
+        job = call.grid.store.jobs.get(panda_id)
         found.append(
             {"command": job.command, "status": job.state.value} if job else {"command": None, "status": "unknown"}
         )
@@ -34,16 +34,16 @@ def _descriptions(call: Call, job_ids: list[int]) -> Callable[[], list[Any]]:
     rows: list[Any] = []
     tasks: dict[int, Any] = {}
     for panda_id in job_ids[:IDS_LIMIT]:
-        job = store.job(panda_id)
+        job = store.jobs.get(panda_id)
         if job is None:
             rows.append(None)
             continue
         if job.task_id not in tasks:
-            task = store.task(job.task_id)
+            task = store.tasks.get(job.task_id)
             assert task is not None
-            datasets = {name: i for i, name, _ in store.datasets(job.task_id)}
+            datasets = {name: i for i, name, _ in store.datasets.of(job.task_id)}
             tasks[job.task_id] = (task, json.loads(task.params), datasets)
-        rows.append((job, store.inputs(job.task_id, job.chunk), *tasks[job.task_id]))
+        rows.append((job, store.inputs.of(job.task_id, job.chunk), *tasks[job.task_id]))
     return lambda: [
         job_dict(row[0], row[2], row[3], row[1], row[4], extended=False) if row is not None else None for row in rows
     ]
@@ -64,8 +64,8 @@ def get_description_incl_archive(call: Call, job_ids: list[int], timeout: int = 
 @_module.call("GET")
 def get_metadata_for_analysis_jobs(call: Call, task_id: int) -> Answer:
     """Return the reports of the finished jobs of a task with label ``user``."""
-    task = call.grid.store.task(task_id)
-    rows = call.grid.store.metadata_of(task_id) if task is not None and task.label == "user" else []
+    task = call.grid.store.tasks.get(task_id)
+    rows = call.grid.store.jobs.metadata_of(task_id) if task is not None and task.label == "user" else []
     reports: dict[str, Any] = {}
     for panda_id, text in rows:
         try:
@@ -87,18 +87,18 @@ def kill(
     engine, store, now = call.grid.engine, call.grid.store, time.time()
     done = []
     for panda_id in job_ids[:IDS_LIMIT]:
-        job = store.job(panda_id)
-        task = store.task(job.task_id) if job else None
+        job = store.jobs.get(panda_id)
+        task = store.tasks.get(job.task_id) if job else None
         allowed = task is not None and (call.user.production or task.owner == call.user.name)
         if job is None or not allowed:
             done.append(False)
             continue
         if job.state in JOB_QUEUED:
-            engine.cancel(job, f"kill by {call.user.name}", now)
+            engine.attempts.cancel(job, f"kill by {call.user.name}", now)
         elif job.state in JOB_WITH_PILOT:
-            engine.tell_to_stop(job, f"kill by {call.user.name}", now)
+            engine.attempts.tell_to_stop(job, f"kill by {call.user.name}", now)
         done.append(True)
-    engine.flush()
+    engine.ledger.flush()
     engine.wake()
     return Answer(True, "", done)
 
@@ -106,7 +106,7 @@ def kill(
 @_module.call("POST")
 def set_debug_mode(call: Call, job_id: int, mode: bool) -> Answer:
     """Accept debug mode: payload logs are always at hand here, so nothing changes."""
-    job = call.grid.store.job(job_id)
+    job = call.grid.store.jobs.get(job_id)
     if job is None:
         return Answer(False, f"PandaID={job_id} not found")
     return Answer(True, "Succeeded")

@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from airflow_provider_panda.local.api.registry import Answer, Call, Module
-from airflow_provider_panda.local.describe import pilot_job
+from airflow_provider_panda.local.describe.jobs import pilot_job
 from airflow_provider_panda.local.jedi import AttemptReport
 from airflow_provider_panda.local.state import JOB_WITH_PILOT, JobState
 from airflow_provider_panda.local.store import JobRow
@@ -44,7 +44,7 @@ def acquire_jobs(
 ) -> Answer:
     """Hand out jobs of a queue; a plain user gets own jobs with label ``user`` only."""
     owner = None if call.user.pilot else call.user.name
-    taken = call.grid.engine.take(
+    taken = call.grid.engine.attempts.take(
         f"outside:{node or call.user.name}",
         limit=max(1, min(n_jobs, JOBS_LIMIT)),
         now=time.time(),
@@ -58,10 +58,10 @@ def acquire_jobs(
     store = call.grid.store
     jobs = []
     for job in taken:
-        task = store.task(job.task_id)
+        task = store.tasks.get(job.task_id)
         assert task is not None
         params = json.loads(task.params)
-        secrets = store.secrets(task.owner) if params.get("useSecrets") else None
+        secrets = store.secrets.of(task.owner) if params.get("useSecrets") else None
         jobs.append(pilot_job(job, task, params, secrets))
     return Answer(True, "", {"StatusCode": 0, "jobs": jobs})
 
@@ -71,7 +71,7 @@ def get_job_status(call: Call, job_ids: list[int], timeout: int = 60) -> Answer:
     """Return state and attempt of each job."""
     found = []
     for panda_id in job_ids[:10_000]:
-        job = call.grid.store.job(panda_id)
+        job = call.grid.store.jobs.get(panda_id)
         found.append(
             {
                 "job_id": panda_id,
@@ -140,19 +140,19 @@ def update_job(
     """Take a pilot's word about a job; the answer tells it to go on or to stop."""
     if job_status not in _REPORTED:
         return Answer(False, f"Invalid job status: {job_status}", {"StatusCode": 50})
-    job = call.grid.store.job(job_id)
+    job = call.grid.store.jobs.get(job_id)
     if job is None or job.state not in JOB_WITH_PILOT or (attempt_nr is not None and attempt_nr != job.attempt):
         gone = job is None or job.state is not JobState.FINISHED
         return Answer(True, "", {"StatusCode": 0, "command": "tobekilled" if gone else "NULL"})
     engine, now = call.grid.engine, time.time()
     if job_sub_status is not None:
-        call.grid.store.update_job(job_id, sub_state=job_sub_status[:80])
+        call.grid.store.jobs.update(job_id, sub_state=job_sub_status[:80])
     match job_status:
         case "finished" | "failed" | "holding":
             missing = _missing_output(job, job_output_report) if job_status == "finished" else None
             if missing is not None:
-                call.grid.store.update_job(job_id, ddm_error_code=200, ddm_error_diag=missing)
-            engine.ended(
+                call.grid.store.jobs.update(job_id, ddm_error_code=200, ddm_error_diag=missing)
+            engine.attempts.ended(
                 job,
                 AttemptReport(
                     finished=job_status == "finished" and missing is None,
@@ -165,10 +165,10 @@ def update_job(
                 now,
             )
         case "running" | "transferring":
-            engine.running(job, now)
+            engine.attempts.running(job, now)
         case _:
             if job.state is not JobState.RUNNING:
-                engine.starting(job, now)
+                engine.attempts.starting(job, now)
     return Answer(True, "", {"StatusCode": 0, "command": job.command or "NULL"})
 
 

@@ -9,13 +9,8 @@ from typing import Any
 
 from airflow_provider_panda.local import machine
 from airflow_provider_panda.local.api.registry import Answer, Call, Module
-from airflow_provider_panda.local.describe import (
-    FILTER_COLUMNS,
-    TASK_ATTRIBUTES,
-    job_dict,
-    task_dict,
-    task_summary,
-)
+from airflow_provider_panda.local.describe.jobs import job_dict
+from airflow_provider_panda.local.describe.tasks import FILTER_COLUMNS, TASK_ATTRIBUTES, task_dict, task_summary
 from airflow_provider_panda.local.refine import BrokenTaskError, Refined
 from airflow_provider_panda.local.state import TASK_TERMINAL, Command, JobState, TaskState
 from airflow_provider_panda.local.store import TaskRow, as_json
@@ -40,11 +35,11 @@ def submit(call: Call, task_parameters: dict[str, Any], parent_tid: int | None =
     if any(key not in params for key in NEEDED_TO_SUBMIT) or not isinstance(params["taskName"], str):
         return Answer(False, "failed to register task", 4)
     store, engine, now = call.grid.store, call.grid.engine, time.time()
-    if parent_tid is not None and store.task(parent_tid) is None:
+    if parent_tid is not None and store.tasks.get(parent_tid) is None:
         return Answer(False, f"failed to submit task. parent task with jediTaskID={parent_tid} not found", 11)
     name = params["taskName"]
     if params.get("uniqueTaskName"):
-        old = store.task_by_name(name, str(params.get("userName")))
+        old = store.tasks.by_name(name, str(params.get("userName")))
         if old is not None:
             return _resubmit(call, old, params, now)
     columns = {
@@ -64,7 +59,7 @@ def submit(call: Call, task_parameters: dict[str, Any], parent_tid: int | None =
         v is not None and (not isinstance(v, int) or abs(v) >= 2**63) for v in integers.values()
     ):
         return Answer(False, "failed to register task", 4)
-    task_id = store.insert_task(
+    task_id = store.tasks.insert(
         **columns,
         req_id=integers["req_id"],
         priority=1000 if integers["priority"] is None else integers["priority"],
@@ -99,10 +94,10 @@ def _resubmit(call: Call, old: TaskRow, params: dict[str, Any], now: float) -> A
             2,
         )
     engine = call.grid.engine
-    engine.forget(old.task_id)
-    call.grid.store.update_task(old.task_id, params=as_json(params))
-    engine.move_task(old, TaskState.REREFINE, now, due=now + call.grid.options.register_delay, ended=None)
-    engine.flush()
+    engine.parameters.forget(old.task_id)
+    call.grid.store.tasks.update(old.task_id, params=as_json(params))
+    engine.ledger.move_task(old, TaskState.REREFINE, now, due=now + call.grid.options.register_delay, ended=None)
+    engine.ledger.flush()
     engine.wake()
     return Answer(
         False,
@@ -116,7 +111,7 @@ def _resubmit(call: Call, old: TaskRow, params: dict[str, Any], now: float) -> A
 
 
 def _owned(call: Call, task_id: int) -> TaskRow | Answer:
-    task = call.grid.store.task(task_id)
+    task = call.grid.store.tasks.get(task_id)
     known = task is not None and task.known
     if call.user.production:
         if not known:
@@ -133,8 +128,8 @@ def _command(call: Call, task_id: int, command: Command, *, soft: bool = False) 
         return task
     if not machine.accepts(command, task.state):
         return Answer(False, machine.rejection(command, task.state), 4)
-    call.grid.engine.command(task, command, by=call.user.name, now=time.time(), soft=soft)
-    call.grid.engine.flush()
+    call.grid.engine.commands.take(task, command, by=call.user.name, now=time.time(), soft=soft)
+    call.grid.engine.ledger.flush()
     return Answer(True, machine.registration(command, task_id), 0)
 
 
@@ -179,16 +174,16 @@ def retry(
         return task
     engine, now = call.grid.engine, time.time()
     if task.state is TaskState.RUNNING:
-        engine.retry_running(task, now)
-        engine.flush()
+        engine.commands.retry_running(task, now)
+        engine.ledger.flush()
         return Answer(True, "retry has been triggered for failed jobs while the task is still running", 0)
     if not machine.accepts(Command.RETRY, task.state):
         return Answer(True, machine.rejection(Command.RETRY, task.state), 4)
     if new_parameters:
-        call.grid.store.update_task(task_id, params=as_json({**json.loads(task.params), **new_parameters}))
-        engine.forget(task_id)
-    engine.command(task, Command.RETRY, by=call.user.name, now=now)
-    engine.flush()
+        call.grid.store.tasks.update(task_id, params=as_json({**json.loads(task.params), **new_parameters}))
+        engine.parameters.forget(task_id)
+    engine.commands.take(task, Command.RETRY, by=call.user.name, now=now)
+    engine.ledger.flush()
     return Answer(True, machine.registration(Command.RETRY, task_id), 0)
 
 
@@ -200,7 +195,7 @@ def increase_attempts(call: Call, task_id: int, increase: int) -> Answer:
         return task
     if not 1 <= increase <= 100:
         return Answer(False, "wrong parameter", 4)
-    call.grid.store.add_attempts(task_id, increase)
+    call.grid.store.inputs.add_attempts(task_id, increase)
     call.grid.store.commit()
     return Answer(True, "", 0)
 
@@ -209,13 +204,13 @@ def increase_attempts(call: Call, task_id: int, increase: int) -> Answer:
 
 
 def _known(call: Call, task_id: int) -> TaskRow | None:
-    task = call.grid.store.task(task_id)
+    task = call.grid.store.tasks.get(task_id)
     return task if task is not None and task.known else None
 
 
 def _refined(call: Call, task: TaskRow) -> Refined | None:
     try:
-        return call.grid.engine.refined(task)
+        return call.grid.engine.parameters.refined(task)
     except BrokenTaskError:
         return None
 
@@ -234,12 +229,12 @@ def get_details(call: Call, task_id: int, include_parameters: bool = False, incl
     if task is None:
         return Answer(False, "Task not found or error retrieving task details")
     store = call.grid.store
-    datasets = store.datasets(task_id)
+    datasets = store.datasets.of(task_id)
     details: dict[str, Any] = {
         "inDS": "",
         "outDS": ",".join(sorted({name for _, name, kind in datasets if kind in ("output", "log")})),
-        "statistics": machine.statistics(store.input_counts(task_id)),
-        "PandaID": store.last_attempts(task_id),
+        "statistics": machine.statistics(store.inputs.counts(task_id)),
+        "PandaID": store.inputs.last_attempts(task_id),
         "mergeStatus": None,
         "mergePandaID": [],
     }
@@ -262,7 +257,7 @@ def get_detailed_info(call: Call, task_id: int) -> Answer:
 @_module.call("GET")
 def get_task_parameters(call: Call, task_id: int) -> Answer:
     """Return the parameter map as the server keeps it; the one question that is answered before refinement."""
-    task = call.grid.store.task(task_id)
+    task = call.grid.store.tasks.get(task_id)
     if task is None:
         return Answer(False, "Task not found")
     return Answer(True, "", json.loads(task.params))
@@ -271,7 +266,7 @@ def get_task_parameters(call: Call, task_id: int) -> Answer:
 @_module.call("GET")
 def get_job_ids(call: Call, task_id: int) -> Answer:
     """Return the PandaIDs of all attempts of a task."""
-    return Answer(True, "", call.grid.store.job_ids_of(task_id))
+    return Answer(True, "", call.grid.store.jobs.ids_of(task_id))
 
 
 @_module.call("GET")
@@ -282,12 +277,12 @@ def get_job_descriptions(call: Call, task_id: int, unsuccessful_only: bool = Fal
     if task is None:
         return Answer(True, "", [])
     failed = [JobState.FAILED, JobState.CANCELLED]
-    jobs = store.jobs_of(task_id, failed if unsuccessful_only else None)
+    jobs = store.jobs.of(task_id, failed if unsuccessful_only else None)
     inputs: dict[int, list[Any]] = {}
-    for row in store.inputs(task_id):
+    for row in store.inputs.of(task_id):
         inputs.setdefault(row.chunk, []).append(row)
     params = json.loads(task.params)
-    datasets = {name: i for i, name, _ in store.datasets(task_id)}
+    datasets = {name: i for i, name, _ in store.datasets.of(task_id)}
     return Answer(
         True,
         "",
@@ -301,15 +296,17 @@ def get_datasets_and_files(call: Call, task_id: int, dataset_types: list[str] | 
     store = call.grid.store
     kinds = dataset_types or ["input", "pseudo_input"]
     found = []
-    for dataset_id, name, kind in store.datasets(task_id):
+    for dataset_id, name, kind in store.datasets.of(task_id):
         if kind not in kinds:
             continue
         if kind == "pseudo_input":
-            files = [{"lfn": i.lfn, "scope": None, "id": i.id, "status": i.state.value} for i in store.inputs(task_id)]
+            files = [
+                {"lfn": i.lfn, "scope": None, "id": i.id, "status": i.state.value} for i in store.inputs.of(task_id)
+            ]
         else:
             files = [
                 {"lfn": lfn, "scope": ".".join(name.split(".")[:2]), "id": job.panda_id, "status": "finished"}
-                for job in store.jobs_of(task_id, [JobState.FINISHED])
+                for job in store.jobs.of(task_id, [JobState.FINISHED])
                 for file_kind, lfn in json.loads(job.files)
                 if file_kind == kind
             ]
@@ -345,7 +342,7 @@ def get_tasks_detailed_info_since(
     }
     if not call.user.production:
         columns["owner"] = call.user.name
-    rows = call.grid.store.tasks(equal=columns, since=earliest, limit=max(0, min(n_tasks, 10_000)))
+    rows = call.grid.store.tasks.select(equal=columns, since=earliest, limit=max(0, min(n_tasks, 10_000)))
     tasks = [(row, _refined(call, row)) for row in rows]
 
     def describe() -> list[dict[str, Any]]:
@@ -373,10 +370,10 @@ def get_tasks_modified_since(
     if prod_source_label:
         equal["label"] = prod_source_label
     store = call.grid.store
-    rows = store.tasks(equal=equal, since=earliest, above=min_task_id, limit=10_000)
+    rows = store.tasks.select(equal=equal, since=earliest, above=min_task_id, limit=10_000)
     found = {
         str(row.task_id): task_summary(
-            row, machine.statistics(store.input_counts(row.task_id)) if full else "", json.loads(row.params), full=full
+            row, machine.statistics(store.inputs.counts(row.task_id)) if full else "", json.loads(row.params), full=full
         )
         for row in rows
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import httpx
 import psutil
+import pytest
 
 from .conftest import RunningGrid
 
@@ -121,11 +123,10 @@ def test_unknown_transforms_and_own_ones(grid: RunningGrid) -> None:
     assert grid.jobs(mine)[0]["metadata"] == "got hello\n"
 
 
+@pytest.mark.skipif(
+    bool(shutil.which("apptainer") or shutil.which("singularity")), reason="apptainer or singularity is installed here"
+)
 def test_container_without_a_runtime(grid: RunningGrid) -> None:
-    import shutil
-
-    if shutil.which("apptainer") or shutil.which("singularity"):
-        return
     task_id = grid.submit(container_name="docker://alpine")
     grid.wait(task_id, "failed")
     assert "needs apptainer or singularity" in grid.jobs(task_id)[0]["pilotErrorDiag"]

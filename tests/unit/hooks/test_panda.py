@@ -14,6 +14,7 @@ import pytest
 from airflow_provider_panda.exceptions import ConfigurationError
 from airflow_provider_panda.grid.endpoint import AuthKind
 from airflow_provider_panda.grid.parameters import TRANSFORM_URL
+from airflow_provider_panda.hooks import lookup
 from airflow_provider_panda.hooks.panda import EXTRAS, PandaConnection, PandaHook, concerns, parse
 from tests.stack.scripted_panda import ScriptedPanda, body, envelope, scripted_panda, status
 
@@ -203,9 +204,16 @@ def test_the_test_button_without_server_or_fields(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("text", ["{", "[]", '"x"'])
 def test_broken_extra_is_not_taken_for_empty(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     row = SimpleNamespace(conn_id="c", host=HOST, schema=None, port=None, password=None, extra=text)
-    monkeypatch.setattr(PandaHook, "get_connection", lambda *_: row)
+    monkeypatch.setattr(lookup.BaseHook, "get_connection", lambda *_: row)
     with pytest.raises(ConfigurationError, match="no JSON object"):
         PandaHook("c").get_conn()
+
+
+async def test_a_connection_that_is_not_there_says_what_to_do() -> None:
+    with pytest.raises(ConfigurationError, match="nosuch: Airflow has none of that id"):
+        PandaHook("nosuch").get_conn()
+    with pytest.raises(ConfigurationError, match="nosuch: Airflow has none of that id"):
+        await PandaHook.aget("nosuch")
 
 
 def test_importing_the_hook_loads_no_client() -> None:

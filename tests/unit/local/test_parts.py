@@ -16,7 +16,7 @@ from airflow_provider_panda.local.auth import keys_of
 from airflow_provider_panda.local.cache import CacheError, safe_name, size_limit
 from airflow_provider_panda.local.frames import Frame, FrameError, encode, read_frame
 from airflow_provider_panda.local.pages import mask, mask_text
-from airflow_provider_panda.local.worker import PayloadSetupError, last_line, payload_command
+from airflow_provider_panda.local.payload import PayloadSetupError, last_line, payload_command
 
 
 @pytest.mark.parametrize(
