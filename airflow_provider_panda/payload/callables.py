@@ -7,13 +7,15 @@ import functools
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import FunctionType, MethodType, ModuleType
+from types import CellType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 from .syntax import Definition, FunctionNode, Place
 
 DECORATOR_MARK = "__panda_decorator__"
 """Attribute that marks a decorator as ours; it never travels."""
+MISSING: Any = object()
+"""Stands for no value."""
 _OUR_PACKAGES = ("airflow", "airflow_provider_panda")
 
 
@@ -171,3 +173,34 @@ def has_parameter(node: FunctionNode, name: str) -> bool:
     """Whether a function takes an argument of a name."""
     arguments = node.args
     return any(arg.arg == name for arg in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs))
+
+
+def plain_function(value: Any) -> FunctionType | None:
+    """Return the function under Airflow's decorator and ``functools.wraps`` layers, or None."""
+    if is_ours(type(value)) and callable(getattr(value, "function", None)):
+        value = value.function
+    if not isinstance(value, FunctionType) and not hasattr(value, "__wrapped__"):
+        return None
+    try:
+        plain = inspect.unwrap(value)
+    except ValueError:
+        return None
+    return plain if isinstance(plain, FunctionType) else None
+
+
+def names_at_hand(function: FunctionType) -> dict[str, Any]:
+    """Return the globals and closure variables of a function by name."""
+    names = dict(function.__globals__)
+    for variable, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        content = cell_content(cell)
+        if content is not MISSING:
+            names[variable] = content
+    return names
+
+
+def cell_content(cell: CellType) -> Any:
+    """Return what a closure variable holds, or :data:`MISSING`."""
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return MISSING

@@ -119,17 +119,9 @@ def build_archive(
     _check_included(unwrapped.name, included)
     form, packed = _packed(call, serializer, frozenset(one.name for one in included))
     members.update(packed.members)
-    folder = Path(__file__).parent
-    members["panda_runner/__init__.py"] = b""
-    for name in RUNNER_FILES:
-        members[f"panda_runner/{name}"] = (folder / name).read_bytes()
-    if value_format == "cloudpickle" or form == "cloudpickle":
-        from . import bytecode  # with cloudpickle, which most functions do not need
-
-        members.update(bytecode.cloudpickle_files())
+    members.update(_runner_files(with_cloudpickle="cloudpickle" in (value_format, form)))
     if delivery is not None:
-        settings = {"version": 1, "signing_key": delivery.signing_key.hex(), "broker": delivery.broker}
-        members["delivery.json"] = json.dumps(settings, sort_keys=True).encode()
+        members["delivery.json"] = _delivery_file(delivery)
     manifest = {
         "format": FORMAT,
         "form": form,
@@ -152,6 +144,22 @@ def build_archive(
         form=form,
         function=unwrapped.name,
     )
+
+
+def _runner_files(*, with_cloudpickle: bool) -> dict[str, bytes]:
+    folder = Path(__file__).parent
+    members = {f"panda_runner/{name}": (folder / name).read_bytes() for name in RUNNER_FILES}
+    members["panda_runner/__init__.py"] = b""
+    if with_cloudpickle:
+        from . import bytecode  # with cloudpickle, which most functions do not need
+
+        members.update(bytecode.cloudpickle_files())
+    return members
+
+
+def _delivery_file(delivery: Delivery) -> bytes:
+    settings = {"version": 1, "signing_key": delivery.signing_key.hex(), "broker": delivery.broker}
+    return json.dumps(settings, sort_keys=True).encode()
 
 
 def check_function(

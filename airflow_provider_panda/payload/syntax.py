@@ -6,6 +6,7 @@ import __future__
 import ast
 import copy
 import dis
+import inspect
 import linecache
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,6 +15,8 @@ from types import CodeType, FunctionType
 
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
 Definition = FunctionNode | ast.ClassDef
+Edit = tuple[ast.expr | ast.stmt, str]
+"""A node and the text that takes its place."""
 
 _GLOBAL_OPS = frozenset({"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS", "STORE_GLOBAL", "DELETE_GLOBAL"})
 _MODULE_NAMES = frozenset(
@@ -70,8 +73,7 @@ class ModuleText:
             node = place.node
             if isinstance(node, ast.ClassDef) or node.name != code.co_name:
                 continue
-            first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
-            if code.co_firstlineno in (first, node.lineno):
+            if begins_at(node, code.co_firstlineno):
                 return place
         raise NoSourceError(f"{self.filename} has no definition of {code.co_name} at line {code.co_firstlineno}")
 
@@ -106,6 +108,17 @@ def read_module(filename: str, module_globals: dict[str, object] | None = None) 
     if not lines:
         raise NoSourceError(f"there is no source text of {filename}")
     return _parse(filename, "".join(lines))
+
+
+def begins_at(node: FunctionNode, line: int) -> bool:
+    """Whether a definition, or the first of its decorators, stands at a line: versions of Python count differently."""
+    first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+    return line in (first, node.lineno)
+
+
+def module_text(function: FunctionType) -> ModuleText:
+    """Return the text of the module where a function is defined; see :func:`read_module`."""
+    return read_module(inspect.getsourcefile(function) or function.__code__.co_filename, function.__globals__)
 
 
 @lru_cache(maxsize=16)
@@ -276,7 +289,7 @@ def _catches_import_error(handler: ast.ExceptHandler) -> bool:
     return any(isinstance(name, ast.Name) and name.id in _IMPORT_ERRORS for name in ast.walk(handler.type))
 
 
-def splice(text: str, first_line: int, edits: list[tuple[ast.expr | ast.stmt, str]]) -> str:
+def splice(text: str, first_line: int, edits: list[Edit]) -> str:
     """Return a text with nodes replaced; ``first_line`` is the line of the module where the text begins."""
     lines = text.encode().splitlines(keepends=True)
     starts = [0]
@@ -290,3 +303,19 @@ def splice(text: str, first_line: int, edits: list[tuple[ast.expr | ast.stmt, st
         end = starts[node.end_lineno - first_line] + node.end_col_offset
         data = data[:begin] + replacement.encode() + data[end:]
     return data.decode()
+
+
+def attribute_root(decorator: ast.expr) -> str | None:
+    """Return ``name`` of a decorator ``@name.attribute`` or ``@name.attribute(...)``."""
+    expression = decorator.func if isinstance(decorator, ast.Call) else decorator
+    if isinstance(expression, ast.Attribute) and isinstance(expression.value, ast.Name):
+        return expression.value.id
+    return None
+
+
+def line_of_name(node: ast.AST, name: str) -> int | None:
+    """Return the line of a piece where a name is used, else that of the piece."""
+    for child in ast.walk(node):
+        if isinstance(child, ast.Name) and child.id == name:
+            return child.lineno
+    return getattr(node, "lineno", None)

@@ -114,9 +114,7 @@ class _Encoder:
         if kind is int:
             return value if -_BIG_INT < value < _BIG_INT else {TAG: "int", "v": hex(value)}
         if kind is float:
-            if value - value == 0.0:
-                return value
-            return {TAG: "float", "v": repr(value)}
+            return value if value - value == 0.0 else {TAG: "float", "v": repr(value)}
         if kind is str:
             return value if _is_text(value) else {TAG: "str", "v": _b64(value.encode("utf-8", "surrogatepass"))}
         leaf = _LEAVES.get(kind)
@@ -192,10 +190,9 @@ class _Encoder:
         if zone is None:
             return None
         if type(zone) is timezone:
-            offset = zone.utcoffset(None)
-            plain = timezone(offset)
-            name = zone.tzname(None)
-            return {"offset": _parts(offset), "name": None if name == plain.tzname(None) else name}
+            offset, name = zone.utcoffset(None), zone.tzname(None)
+            is_default = name == timezone(offset).tzname(None)
+            return {"offset": _parts(offset), "name": None if is_default else name}
         if type_name(type(zone)) == "zoneinfo.ZoneInfo" and zone.key is not None:
             return {"key": zone.key}
         raise self.fail(zone, (path, ".tzinfo"))
@@ -240,19 +237,15 @@ _LEAVES: Dict[type, Callable[[Any], Any]] = {
 }
 
 
-def _encode_datetime(encoder: _Encoder, value: Any, path: Path) -> Any:
-    text = value.replace(tzinfo=None).isoformat()
-    return {TAG: "datetime", "v": text, "fold": value.fold, "zone": encoder.zone(value.tzinfo, path)}
-
-
 def _encode_time(encoder: _Encoder, value: Any, path: Path) -> Any:
+    """Encode a ``datetime`` or a ``time``."""
     text = value.replace(tzinfo=None).isoformat()
-    return {TAG: "time", "v": text, "fold": value.fold, "zone": encoder.zone(value.tzinfo, path)}
+    return {TAG: type(value).__name__, "v": text, "fold": value.fold, "zone": encoder.zone(value.tzinfo, path)}
 
 
 # By name, so that a program that has no datetime or Decimal does not import them.
 _LATE: Dict[str, Callable[[_Encoder, Any, Path], Any]] = {
-    "datetime.datetime": _encode_datetime,
+    "datetime.datetime": _encode_time,
     "datetime.time": _encode_time,
     "datetime.date": lambda encoder, value, path: {TAG: "date", "v": value.isoformat()},
     "datetime.timedelta": lambda encoder, value, path: {TAG: "timedelta", "v": _parts(value)},
@@ -269,14 +262,12 @@ class _Decoder:
 
     def decode(self, tree: Any, path: Path, depth: int) -> Any:
         kind = type(tree)
-        if kind is list:
-            if depth > MAX_DEPTH:
-                raise UndecodableValue(path_text(path), "nested deeper than %d levels" % MAX_DEPTH)
-            return [self.decode(item, (path, "[%d]" % index), depth + 1) for index, item in enumerate(tree)]
-        if kind is not dict:
+        if kind is not list and kind is not dict:
             return tree
         if depth > MAX_DEPTH:
             raise UndecodableValue(path_text(path), "nested deeper than %d levels" % MAX_DEPTH)
+        if kind is list:
+            return [self.decode(item, (path, "[%d]" % index), depth + 1) for index, item in enumerate(tree)]
         tag = tree.get(TAG)
         if tag is None:
             return {key: self.decode(item, (path, _step(key)), depth + 1) for key, item in tree.items()}
@@ -331,16 +322,11 @@ def _decode_dict(decoder: _Decoder, tree: Any, path: Path, depth: int) -> Any:
     return result
 
 
-def _decode_datetime(decoder: _Decoder, tree: Any, path: Path, depth: int) -> Any:
-    from datetime import datetime
-
-    return datetime.fromisoformat(tree["v"]).replace(fold=tree["fold"], tzinfo=decoder.zone(tree["zone"], path))
-
-
 def _decode_time(decoder: _Decoder, tree: Any, path: Path, depth: int) -> Any:
-    from datetime import time
+    from datetime import datetime, time
 
-    return time.fromisoformat(tree["v"]).replace(fold=tree["fold"], tzinfo=decoder.zone(tree["zone"], path))
+    kind = datetime if tree[TAG] == "datetime" else time
+    return kind.fromisoformat(tree["v"]).replace(fold=tree["fold"], tzinfo=decoder.zone(tree["zone"], path))
 
 
 def _decode_date(decoder: _Decoder, tree: Any, path: Path, depth: int) -> Any:
@@ -401,7 +387,7 @@ _DECODERS: Dict[str, Callable[[_Decoder, Any, Path, int], Any]] = {
     "set": lambda decoder, tree, path, depth: set(decoder.items(tree, path, depth)),
     "frozenset": lambda decoder, tree, path, depth: frozenset(decoder.items(tree, path, depth)),
     "dict": _decode_dict,
-    "datetime": _decode_datetime,
+    "datetime": _decode_time,
     "time": _decode_time,
     "date": _decode_date,
     "timedelta": _decode_timedelta,
