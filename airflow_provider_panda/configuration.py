@@ -34,6 +34,11 @@ def instance(instance_secret: str | None, *, conn_id: str) -> str:
     return instance_id(instance_secret)
 
 
+def settle_time() -> float:
+    """Return the seconds after its submission before which a task is not resumed."""
+    return max(0.0, float(conf.getfloat(SECTION, "settle_time", fallback=5.0)))
+
+
 def poll_interval() -> float:
     """Return the seconds between two status requests for all waiting tasks of a connection."""
     return max(1.0, float(conf.getfloat(SECTION, "poll_interval", fallback=60.0)))

@@ -57,6 +57,15 @@ _CONFIGURATION: dict[str, Any] = {
                 "example": None,
                 "default": "60",
             },
+            "settle_time": {
+                "description": "Seconds after its submission before which a task is not resumed. Airflow's scheduler "
+                "can take the end of the deferring worker for the end of a task that was resumed within its loop, and "
+                "fail it; no grid is that fast, but an embedded one is.",
+                "version_added": "0.1.0",
+                "type": "float",
+                "example": None,
+                "default": "5",
+            },
         },
     }
 }

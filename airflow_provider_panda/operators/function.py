@@ -281,6 +281,7 @@ class PandaFunctionOperator(BaseOperator):
                 policy=self._policy(spec.n_jobs),
                 value_format=self.value_format,
                 deadline=None if limit is None else time.time() + limit.total_seconds(),
+                not_before=time.time() + configuration.settle_time(),
             ),
             method_name="execute_complete",
         )

@@ -57,6 +57,7 @@ class PandaFunctionTrigger(BaseTrigger):
     :param policy: how results are taken (a :class:`CallPolicy`, or the dictionary of its fields).
     :param value_format: "json" or "cloudpickle".
     :param deadline: Unix time in seconds after which the wait ends, or None.
+    :param not_before: Unix time in seconds before which the trigger does not fire, or None.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class PandaFunctionTrigger(BaseTrigger):
         policy: CallPolicy | dict[str, Any],
         value_format: str = "json",
         deadline: float | None = None,
+        not_before: float | None = None,
         **_newer: Any,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -81,6 +83,7 @@ class PandaFunctionTrigger(BaseTrigger):
         self.policy = policy if isinstance(policy, CallPolicy) else CallPolicy(**policy)
         self.value_format = value_format
         self.deadline = deadline
+        self.not_before = not_before
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return what is needed to make this trigger again in a triggerer."""
@@ -95,6 +98,7 @@ class PandaFunctionTrigger(BaseTrigger):
                 "policy": dataclasses.asdict(self.policy),
                 "value_format": self.value_format,
                 "deadline": self.deadline,
+                "not_before": self.not_before,
             },
         )
 
@@ -110,6 +114,9 @@ class PandaFunctionTrigger(BaseTrigger):
             len(event.failures),
             event.status or "nothing yet",
         )
+        if self.not_before is not None:
+            # The scheduler tells nobody that it has heard of the deferral; time is all there is to wait for.
+            await asyncio.sleep(self.not_before - time.time())
         yield TriggerEvent(event.to_json())
 
     async def on_kill(self) -> None:

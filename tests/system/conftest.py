@@ -38,7 +38,7 @@ def stack(activemq: ActiveMQ, tmp_path_factory: pytest.TempPathFactory) -> Itera
     bare = _bare_python(folder)
     file = dags / "system_functions.py"
     file.write_text(file.read_text().replace("@WORKER_PYTHON@", sys.executable).replace("@BARE_PYTHON@", bare))
-    # A grid whose jobs start within the second that Airflow needs to defer a task is no grid (docs/troubleshooting.md).
+    # Jobs that end before their trigger is up would be told by PanDA's record only.
     grid = Grid(folder / "grid", ["--slots", "60", "--queue-delay", "2"])
     try:
         airflow = Airflow(

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 
+import httpx
 import psutil
 import pytest
 
+from airflow_provider_panda.grid.endpoint import AuthKind, PandaEndpoint
+from airflow_provider_panda.grid.panda import PandaGrid
 from tests.system.conftest import Stack
 
 pytestmark = pytest.mark.timeout(600)
@@ -117,8 +121,6 @@ def test_fifty_wait_without_a_worker_and_on_one_connection(stack: Stack) -> None
 
 def grid_status(stack: Stack, task_id: int) -> str:
     """Return what the embedded grid says of a task."""
-    import httpx
-
     answer = httpx.get(
         f"{stack.grid.url}/api/v1/task/get_status",
         params={"task_id": task_id},
@@ -219,10 +221,35 @@ def test_check_command_says_what_works_and_what_does_not(stack: Stack) -> None:
         stack.airflow.run("panda", "check", "panda_wrong")
 
 
-def test_no_secret_in_logs_or_task_parameters(stack: Stack) -> None:
-    """The grid's token, the broker's password and the instance secret stay out of logs and of PanDA's task record."""
-    secrets = [stack.grid.token(), stack.broker.subscriber.passcode, stack.broker.publisher.passcode]
-    for log in [*(stack.folder / "airflow").rglob("*.log"), *(stack.folder / "grid").glob("*.log")]:
-        text = log.read_text(errors="replace")
+def test_no_secret_in_logs_database_or_task_parameters(stack: Stack) -> None:
+    """Token, passcodes and instance secret stay out of logs, Airflow's database (but encrypted) and PanDA's records."""
+    panda = PandaGrid(
+        PandaEndpoint(url=stack.grid.url, auth=AuthKind.TOKEN, token=stack.grid.token(), vo="wlcg"),
+    )
+    ((name, stored),) = ((k, v) for k, v in panda.secrets().items() if k.startswith("AIRFLOW_PANDA_"))
+    secrets = [
+        stack.grid.token(),
+        stack.broker.subscriber.passcode,
+        stack.broker.publisher.passcode,
+        json.loads(stored)["instance_secret"],
+    ]
+    tasks = panda.statuses(f"airflow-{name.removeprefix('AIRFLOW_PANDA_').lower()}")
+    assert tasks
+    texts = {f"PanDA task {task.task_id}": parameters_of(stack, task.task_id) for task in tasks}
+    home = stack.folder / "airflow"
+    for file in [*home.rglob("*.log"), *home.glob("airflow.db*"), *(stack.folder / "grid").glob("*.log")]:
+        texts[str(file)] = file.read_bytes().decode("utf-8", "replace")
+    assert any("bash-c-enc" in text for text in texts.values())
+    for place, text in texts.items():
         for secret in secrets:
-            assert secret not in text, log
+            assert secret not in text, place
+
+
+def parameters_of(stack: Stack, task_id: int) -> str:
+    """Return the parameters of a task as PanDA shows them to any authenticated user."""
+    answer = httpx.get(
+        f"{stack.grid.url}/api/v1/task/get_task_parameters",
+        params={"task_id": task_id},
+        headers={"Authorization": f"Bearer {stack.grid.token()}", "Origin": "wlcg", "Accept": "application/json"},
+    )
+    return json.dumps(answer.json()["data"])

@@ -74,7 +74,7 @@ class Bench:
             resources=Resources(max_attempt=policy.get("max_attempt", 2)),
             processing_type=processing_type(INSTANCE),
         )
-        deadline = policy.pop("deadline", None)
+        deadline, not_before = policy.pop("deadline", None), policy.pop("not_before", None)
         return PandaFunctionTrigger(
             panda_conn_id=conn_id,
             task_key=key,
@@ -83,6 +83,7 @@ class Bench:
             processing_type=spec.processing_type,
             policy=CallPolicy(n_jobs=jobs, **{"max_attempt": 2, **policy}),
             deadline=None if deadline is None else time.time() + deadline,
+            not_before=not_before,
         )
 
     def values(self, event: FunctionEvent) -> dict[int, Any]:
@@ -177,6 +178,13 @@ async def test_value_by_message(bench: Bench) -> None:
     event = await fired(bench.submit(answer))
     assert event.outcome is Outcome.COMPLETE
     assert bench.values(event) == {0: (42, "forty-two")}
+
+
+async def test_an_early_result_is_kept_back(bench: Bench) -> None:
+    not_before = time.time() + 6
+    event = await fired(bench.submit(answer, not_before=not_before))
+    assert event.outcome is Outcome.COMPLETE
+    assert time.time() >= not_before
 
 
 async def test_many_jobs_come_home(bench: Bench) -> None:
