@@ -61,6 +61,8 @@ class Airflow:
             AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL="10",
             AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL="10",
             AIRFLOW__USAGE_DATA_COLLECTION__ENABLED="False",
+            # Airflow 3.3.2 keeps a few workers in a hundred for this long after their task has left (default 60 s).
+            AIRFLOW__WORKERS__SOCKET_CLEANUP_TIMEOUT="5",
             **(settings or {}),
         )
         self.processes: dict[str, Process] = {}
