@@ -61,8 +61,10 @@ class Airflow:
             AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL="10",
             AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL="10",
             AIRFLOW__USAGE_DATA_COLLECTION__ENABLED="False",
-            # Airflow 3.3.2 keeps a few workers in a hundred for this long after their task has left (default 60 s).
-            AIRFLOW__WORKERS__SOCKET_CLEANUP_TIMEOUT="5",
+            # Airflow 3.3.2 notices late that some tasks have left to wait, and fails one that was resumed by then
+            # (docs/troubleshooting.md); by default it looks every 5 s, and gives an open socket 60 s.
+            AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL="1",
+            AIRFLOW__WORKERS__SOCKET_CLEANUP_TIMEOUT="1",
             **(settings or {}),
         )
         self.processes: dict[str, Process] = {}
