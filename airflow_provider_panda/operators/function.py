@@ -162,6 +162,7 @@ class PandaFunctionOperator(BaseOperator):
                 return []
             hook = PandaHook(self.panda_conn_id)
             connection = hook.get_conn()
+            parameters.direct_service(connection.conn_id, connection.service)
             instance = configuration.instance(connection.instance_secret, conn_id=self.panda_conn_id)
             key = task_key(instance, str(context["ti"].id))
             archive = self._pack(call, connection, key)
@@ -279,7 +280,6 @@ class PandaFunctionOperator(BaseOperator):
                 task_name=spec.name,
                 processing_type=spec.processing_type,
                 policy=self._policy(spec.n_jobs),
-                value_format=self.value_format,
                 deadline=None if limit is None else time.time() + limit.total_seconds(),
                 not_before=time.time() + configuration.settle_time(),
             ),

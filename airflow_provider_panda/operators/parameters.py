@@ -63,3 +63,16 @@ def min_success(value: int | float | None, on_job_error: str) -> int | float | N
     if isinstance(value, float) and value > 1:
         raise ConfigurationError("argument min_success", f"{value!r} is over 1.0", "A share is a float up to 1.0")
     return value
+
+
+def direct_service(conn_id: str, service: str) -> None:
+    """Refuse a connection whose tasks are to go another way than directly to PanDA.
+
+    :raises ConfigurationError: this version has no such way; sending the task directly would not be what was asked.
+    """
+    if service != "panda":
+        raise ConfigurationError(
+            f"connection {conn_id}, field service",
+            f"{service!r} is not supported by this version",
+            "Set it to panda: tasks then go to PanDA directly",
+        )

@@ -55,7 +55,6 @@ class PandaFunctionTrigger(BaseTrigger):
     :param task_name: PanDA task name.
     :param processing_type: PanDA processingType under which the task is listed.
     :param policy: how results are taken (a :class:`CallPolicy`, or the dictionary of its fields).
-    :param value_format: "json" or "cloudpickle".
     :param deadline: Unix time in seconds after which the wait ends, or None.
     :param not_before: Unix time in seconds before which the trigger does not fire, or None.
     """
@@ -69,7 +68,6 @@ class PandaFunctionTrigger(BaseTrigger):
         task_name: str,
         processing_type: str,
         policy: CallPolicy | dict[str, Any],
-        value_format: str = "json",
         deadline: float | None = None,
         not_before: float | None = None,
         **_newer: Any,
@@ -81,7 +79,6 @@ class PandaFunctionTrigger(BaseTrigger):
         self.task_name = task_name
         self.processing_type = processing_type
         self.policy = policy if isinstance(policy, CallPolicy) else CallPolicy(**policy)
-        self.value_format = value_format
         self.deadline = deadline
         self.not_before = not_before
 
@@ -96,7 +93,6 @@ class PandaFunctionTrigger(BaseTrigger):
                 "task_name": self.task_name,
                 "processing_type": self.processing_type,
                 "policy": dataclasses.asdict(self.policy),
-                "value_format": self.value_format,
                 "deadline": self.deadline,
                 "not_before": self.not_before,
             },
