@@ -20,14 +20,34 @@ def get_provider_info() -> dict[str, Any]:
             {"integration-name": "STOMP", "external-doc-url": "https://stomp.github.io/", "tags": ["protocol"]},
         ],
         "operators": [
-            {"integration-name": "PanDA", "python-modules": ["airflow_provider_panda.operators.function"]},
+            {
+                "integration-name": "PanDA",
+                "python-modules": [
+                    "airflow_provider_panda.operators.function",
+                    "airflow_provider_panda.operators.task",
+                    "airflow_provider_panda.operators.workflow",
+                ],
+            },
+        ],
+        "sensors": [
+            {
+                "integration-name": "PanDA",
+                "python-modules": ["airflow_provider_panda.sensors.task", "airflow_provider_panda.sensors.request"],
+            },
         ],
         "hooks": [
             {"integration-name": "PanDA", "python-modules": ["airflow_provider_panda.hooks.panda"]},
             {"integration-name": "STOMP", "python-modules": ["airflow_provider_panda.hooks.stomp"]},
         ],
         "triggers": [
-            {"integration-name": "PanDA", "python-modules": ["airflow_provider_panda.triggers.function"]},
+            {
+                "integration-name": "PanDA",
+                "python-modules": [
+                    "airflow_provider_panda.triggers.function",
+                    "airflow_provider_panda.triggers.task",
+                    "airflow_provider_panda.triggers.request",
+                ],
+            },
         ],
         "connection-types": [_PANDA_CONNECTION, _STOMP_CONNECTION],
         "task-decorators": [{"name": "panda", "class-name": "airflow_provider_panda.decorators.panda_task"}],
@@ -104,13 +124,24 @@ _PANDA_CONNECTION: dict[str, Any] = {
     "conn-fields": {
         "auth": _choice(
             "Authentication",
-            "token: the field Token; token_file: a file, read again when it changes; x509: a proxy file; "
-            "none: no credentials. The embedded grid wants a token.",
-            ["token", "token_file", "x509", "none"],
+            "token: the field Token; token_file: a file, read again when it changes; refresh: a refresh token, by "
+            "which id tokens are renewed; x509: a proxy file; none: no credentials. The embedded grid wants a token.",
+            ["token", "token_file", "refresh", "x509", "none"],
             "token",
         ),
         "vo": _text("VO", "Virtual organisation, with a role as vo.role; PanDA takes no token without it."),
-        "token_file": _text("Token file", "Path of an OIDC id token, for auth = token_file."),
+        "token_file": _text(
+            "Token file",
+            "Path of an OIDC id token, or of panda-client's .token, which is renewed by its refresh token; for auth = "
+            "token_file. For auth = refresh: a file with a refresh token.",
+        ),
+        "refresh_token": _text(
+            "Refresh token", "OIDC refresh token, for auth = refresh; id tokens are obtained with it.", secret=True
+        ),
+        "auth_config_url": _text(
+            "Issuer page",
+            "Page that names the OIDC issuer; empty: the server's /auth/<vo>_auth_config.json, as for panda-client.",
+        ),
         "proxy_file": _text("Proxy file", "Path of a PEM file with certificate and key, for auth = x509."),
         "cache_url": _text("Cache URL", "Base URL of the cache server; empty: the server itself."),
         "queue": _text("Queue", "PanDA queue for tasks that name none; empty: PanDA chooses."),

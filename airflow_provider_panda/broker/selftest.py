@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from enum import Enum
 from typing import Final
 
 from airflow_provider_panda.broker.addresses import Address, resolve
@@ -19,17 +20,30 @@ STEP_TIMEOUT: Final = 8.0
 """Seconds for each of: login, subscription, publishing, delivery."""
 
 
+class Stage(Enum):
+    """How far a trial of one address comes, in this order."""
+
+    RESOLVE = "finding the address"
+    LOGIN = "as subscriber"
+    SUBSCRIBE = "subscribing"
+    PUBLISHER = "as publisher"
+    PUBLISH = "publishing"
+    DELIVER = "waiting for what was published"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AddressCheck:
     """What came of one address.
 
     :param address: name, IP address and port; the name alone if it does not resolve.
-    :param problem: what went wrong and in which step, or None.
+    :param problem: what went wrong and in which stage, or None.
+    :param failed_at: that stage, or None.
     :param seconds: time from publishing to delivery, if it came to that.
     """
 
     address: str
     problem: str | None = None
+    failed_at: Stage | None = None
     seconds: float | None = None
 
 
@@ -41,7 +55,7 @@ def try_out(endpoint: BrokerEndpoint) -> tuple[AddressCheck, ...]:
         try:
             addresses.update(dict.fromkeys(resolve(host, port)))
         except BrokerError as error:
-            checks.append(AddressCheck(address=f"{host}:{port}", problem=str(error)))
+            checks.append(AddressCheck(address=f"{host}:{port}", problem=str(error), failed_at=Stage.RESOLVE))
     if addresses:
         with ThreadPoolExecutor(max_workers=min(8, len(addresses)), thread_name_prefix="panda-broker-test") as pool:
             checks += pool.map(lambda address: _try_address(endpoint, address), addresses)
@@ -64,19 +78,19 @@ def _try_address(endpoint: BrokerEndpoint, address: Address) -> AddressCheck:
     stop = Stop()
     subscriber = _session(endpoint, address, stop)
     publisher = _session(_as_publisher(endpoint), address, stop)
-    step = "as subscriber"
+    stage, where = Stage.LOGIN, ""
     try:
         key = f"aftest{uuid.uuid4().hex[:14]}"
         subscriber.open(STEP_TIMEOUT)
-        step = f"subscribing to {endpoint.result_destination}"
+        stage, where = Stage.SUBSCRIBE, f" to {endpoint.result_destination}"
         subscriber.subscribe("test", endpoint.result_destination, f"internal_id = '{key}'", STEP_TIMEOUT)
-        step = "as publisher"
+        stage, where = Stage.PUBLISHER, ""
         publisher.open(STEP_TIMEOUT)
-        step = f"publishing to {endpoint.result_destination}"
+        stage, where = Stage.PUBLISH, f" to {endpoint.result_destination}"
         began = time.monotonic()
         headers = {"internal_id": key, "channel": "airflow-panda", "type": "test"}
         publisher.send(endpoint.result_destination, headers, b"{}", STEP_TIMEOUT)
-        step = "waiting for what was published"
+        stage, where = Stage.DELIVER, ""
         while time.monotonic() < began + STEP_TIMEOUT:
             if any(header(frame.head, b"internal_id") == key.encode() for frame in subscriber.read(STEP_TIMEOUT)):
                 return AddressCheck(address=str(address), seconds=time.monotonic() - began)
@@ -86,7 +100,7 @@ def _try_address(endpoint: BrokerEndpoint, address: Address) -> AddressCheck:
             address=str(address),
         )
     except BrokerError as error:
-        return AddressCheck(address=str(address), problem=f"{error} ({step})")
+        return AddressCheck(address=str(address), problem=f"{error} ({stage.value}{where})", failed_at=stage)
     finally:
         subscriber.close()
         publisher.close()

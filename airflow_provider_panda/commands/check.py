@@ -2,83 +2,70 @@
 
 from __future__ import annotations
 
-import json
 import sys
+import time
 from argparse import Namespace
-from collections.abc import Callable
-from typing import TypeVar
 
-from airflow_provider_panda import configuration
-from airflow_provider_panda.commands import read_connections_from_database
-from airflow_provider_panda.exceptions import ConfigurationError, PandaProviderError
-from airflow_provider_panda.grid.names import processing_type, secret_name
-from airflow_provider_panda.hooks.delivery import secret_delivery
-from airflow_provider_panda.hooks.panda import PandaConnection, PandaHook
-from airflow_provider_panda.hooks.stomp import StompHook
-
-T = TypeVar("T")
+from airflow_provider_panda.commands import reach, read_connections_from_database, rights, services, stores
+from airflow_provider_panda.commands.steps import Step, Told, ok, report, take, warn
+from airflow_provider_panda.commands.subject import Subject
+from airflow_provider_panda.grid import answers
+from airflow_provider_panda.hooks.lookup import extras_of, look_up
+from airflow_provider_panda.hooks.panda import concerns
 
 
 def check(args: Namespace) -> None:
-    """Print a line a step; exit with 1 if a step failed."""
+    """Print a line a step; exit with 1 if a step is wrong."""
     read_connections_from_database()
-    sys.exit(0 if _Check(args.conn_id).run() else 1)
+    subject = Subject(args.conn_id)
+    findings = take([*preflight(subject), *further(subject)])
+    sys.exit(report(args.conn_id, findings, as_json=args.output == "json", show=print))
 
 
-class _Check:
-    def __init__(self, conn_id: str) -> None:
-        self.conn_id = conn_id
-        self.good = True
+def preflight(subject: Subject) -> list[Step]:
+    """Return the steps up to being accepted by PanDA, with which everything begins."""
+    return [
+        Step(name="connection", act=lambda: _connection(subject)),
+        Step(name="network", needs=("connection",), act=lambda: reach.network(subject.endpoint)),
+        Step(name="TLS", needs=("network",), act=lambda: reach.tls(subject.endpoint)),
+        Step(name="PanDA", needs=("TLS",), act=lambda: _alive(subject)),
+        Step(name="clock", needs=("PanDA",), act=lambda: _clock(subject)),
+        Step(name="credentials", needs=("connection",), act=lambda: rights.credentials(subject)),
+        Step(name="VO", needs=("PanDA", "credentials"), act=lambda: rights.vo(subject)),
+        Step(name="role", needs=("VO",), act=lambda: rights.role(subject)),
+        Step(name="queue", needs=("role",), act=lambda: rights.queue(subject)),
+    ]
 
-    def run(self) -> bool:
-        """Take the steps in order; a step that others build on ends the check when it fails."""
-        connection = self._step("connection", lambda: PandaHook(self.conn_id).get_conn(), lambda c: c.endpoint.url)
-        if connection is None:
-            return False
-        hook = PandaHook(self.conn_id)
-        if self._step("PanDA", lambda: hook.grid().check(), lambda text: text) is None:
-            return False
-        instance = self._step(
-            "instance",
-            lambda: configuration.instance(connection.instance_secret, conn_id=self.conn_id),
-            lambda name: name,
-        )
-        if instance is not None:
-            listed = self._step(
-                "credentials",
-                lambda: hook.grid().statuses(processing_type(instance)),
-                lambda tasks: f"{len(tasks)} task(s) of this instance are listed",
-            )
-            if listed is not None and connection.signing == "secret":
-                self._step("user secret", lambda: self._stored(hook, connection, instance), lambda text: text)
-        if connection.broker_conn_id:
-            self._step("broker", lambda: self._broker(connection.broker_conn_id or ""), lambda text: text)
-        else:
-            print("  --   broker: the connection names none (broker_conn_id); results come from PanDA's record, later")
-        return self.good
 
-    def _step(self, name: str, act: Callable[[], T], tell: Callable[[T], str]) -> T | None:
-        try:
-            result = act()
-        except PandaProviderError as error:
-            self.good = False
-            print(f" FAIL  {name}: {error}")
-            return None
-        print(f"  ok   {name}: {tell(result)}")
-        return result
+def further(subject: Subject) -> list[Step]:
+    """Return the steps that see whether all is set up."""
+    return [
+        Step(name="instance", needs=("connection",), act=lambda: stores.instance(subject)),
+        Step(name="tasks", needs=("instance", "role"), act=lambda: stores.tasks(subject)),
+        Step(name="user secret", needs=("instance", "role"), act=lambda: stores.user_secret(subject)),
+        Step(name="download", needs=("instance", "PanDA"), act=lambda: stores.download(subject)),
+        Step(name="iDDS", needs=("role",), act=lambda: services.idds(subject)),
+        Step(name="broker login", needs=("connection",), act=lambda: services.broker_login(subject)),
+        Step(name="broker subscribe", needs=("broker login",), act=lambda: services.broker_subscribe(subject)),
+        Step(name="broker publish", needs=("broker subscribe",), act=lambda: services.broker_publish(subject)),
+        Step(name="broker delivery", needs=("broker publish",), act=lambda: services.broker_delivery(subject)),
+    ]
 
-    def _stored(self, hook: PandaHook, connection: PandaConnection, instance: str) -> str:
-        name = secret_name(instance)
-        stored = hook.grid().secrets().get(name)
-        remedy = f"Run `airflow panda setup {self.conn_id}`"
-        if stored is None:
-            raise ConfigurationError(f"user secret {name}", "PanDA has none, so jobs cannot sign their results", remedy)
-        if json.loads(stored) != json.loads(secret_delivery(connection)):
-            raise ConfigurationError(f"user secret {name}", "it differs from the connections here", remedy)
-        return f"{name} is stored and current"
 
-    def _broker(self, conn_id: str) -> str:
-        good, text = StompHook(conn_id).test_connection()
-        if not good:
-            raise ConfigurationError(f"connection {conn_id}", text, "Mend the connection or ask the broker's operators")
-        return text
+def _connection(subject: Subject) -> Told:
+    connection = subject.connection
+    text = f"{connection.endpoint.url}, auth {connection.endpoint.auth.value}, service {connection.service}"
+    doubts = concerns(connection, extras_of(look_up(subject.conn_id)))
+    return warn(f"{text}; {'; '.join(doubts)}") if doubts else ok(text)
+
+
+def _alive(subject: Subject) -> Told:
+    reply = subject.ask_alive()
+    answers.granted(answers.read_answer(reply.status, reply.body, reply.url))
+    return ok(f"a PanDA server answers at {subject.endpoint.url}")
+
+
+def _clock(subject: Subject) -> Told:
+    before = time.time()
+    reply = subject.ask_alive()
+    return reach.clock(reply.date, before, time.time())

@@ -7,40 +7,44 @@ import secrets
 import sys
 from argparse import Namespace
 
-from airflow_provider_panda import configuration
-from airflow_provider_panda.commands import read_connections_from_database
-from airflow_provider_panda.exceptions import ConfigurationError, PandaProviderError
-from airflow_provider_panda.grid.names import secret_name
-from airflow_provider_panda.hooks.delivery import secret_delivery
-from airflow_provider_panda.hooks.panda import PandaHook
+from airflow_provider_panda.commands import read_connections_from_database, stores
+from airflow_provider_panda.commands.check import preflight
+from airflow_provider_panda.commands.steps import Step, Told, ok, report, take
+from airflow_provider_panda.commands.subject import Subject
+from airflow_provider_panda.exceptions import ConfigurationError
 
 
 def setup(args: Namespace) -> None:
-    """Make the instance secret if there is none, store it in the connection and, with the broker, with PanDA.
+    """Make the instance secret if there is none, store it with the broker's login with PanDA, and try the cache.
 
     Nothing secret is printed. To be run again after the broker connection changed.
     """
     read_connections_from_database()
-    try:
-        _setup(args.conn_id, new_secret=args.new_secret)
-    except PandaProviderError as error:
-        sys.exit(f"panda setup: {error}")
+    subject = Subject(args.conn_id)
+    steps = [
+        *preflight(subject),
+        Step(
+            name="instance secret",
+            needs=("connection",),
+            act=lambda: _instance_secret(subject, new_secret=args.new_secret),
+        ),
+        Step(name="user secret", needs=("role", "instance secret"), act=lambda: stores.store_user_secret(subject)),
+        Step(name="upload", needs=("role", "instance secret"), act=lambda: stores.upload(subject)),
+        Step(name="download", needs=("upload",), act=lambda: stores.download(subject)),
+    ]
+    code = report(args.conn_id, take(steps), as_json=args.output == "json", show=print)
+    if code == 0 and args.output != "json":
+        print(f"\nSet up. `airflow panda check {args.conn_id}` tries the broker as well, and changes nothing.")
+    sys.exit(code)
 
 
-def _setup(conn_id: str, *, new_secret: bool) -> None:
-    connection = PandaHook(conn_id).get_conn()
-    if new_secret or not connection.instance_secret:
-        _store_in_connection(conn_id, secrets.token_urlsafe(32))
-        connection = PandaHook(conn_id).get_conn()
-        print(f"{conn_id}: made a new instance secret and stored it in the connection")
-    instance = configuration.instance(connection.instance_secret, conn_id=conn_id)
-    name = secret_name(instance)
-    if connection.signing == "archive":
-        print(f"{conn_id}: signing is 'archive', so PanDA keeps no secret for instance {instance}")
-        return
-    PandaHook(conn_id).grid().set_secret(name, secret_delivery(connection))
-    broker = f"the broker of {connection.broker_conn_id}" if connection.broker_conn_id else "no broker"
-    print(f"{conn_id}: stored user secret {name} with PanDA ({broker}); this Airflow is instance {instance}")
+def _instance_secret(subject: Subject, *, new_secret: bool) -> Told:
+    made = new_secret or not subject.connection.instance_secret
+    if made:
+        _store_in_connection(subject.conn_id, secrets.token_urlsafe(32))
+        subject.forget()
+    what = "made a new one and stored it in the connection" if made else "the connection has one"
+    return ok(f"{what}; this Airflow is {subject.instance}")
 
 
 def _store_in_connection(conn_id: str, secret: str) -> None:

@@ -21,6 +21,7 @@ from typing import Any, Final
 
 from airflow_provider_panda.exceptions import ConfigurationError, GridAuthError, GridError, GridRefusedError
 from airflow_provider_panda.grid.answers import Answer, read_answer
+from airflow_provider_panda.grid.credentials import user_name
 from airflow_provider_panda.grid.endpoint import PandaEndpoint
 from airflow_provider_panda.grid.loop import LoopThread, loop_thread
 from airflow_provider_panda.grid.session import Reply, Request, Session, base_url
@@ -87,7 +88,15 @@ class PandaClient:
 
     def user_name(self) -> str | None:
         """Return the owner's name in the token, if it has one."""
-        return self._current_session()[1].credentials.user_name()
+        return user_name(self.token())
+
+    def token(self) -> str | None:
+        """Return the id token for the next call, renewed if need be, or None for an endpoint without.
+
+        :raises GridError: there is none that can be used.
+        """
+        loop, session = self._current_session()
+        return loop.wait_for(session.token)
 
     def _reply(self, function: str, *args: Any, **kwargs: Any) -> Reply:
         call = self._call

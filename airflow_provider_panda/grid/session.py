@@ -7,19 +7,22 @@ triggerer alike: total deadline, cap on answers, credentials of the endpoint, er
 from __future__ import annotations
 
 import asyncio
-import socket
-import ssl
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlsplit, urlunsplit
 
-from airflow_provider_panda.exceptions import GridAnswerTooLargeError, GridUnreachableError
-from airflow_provider_panda.grid.credentials import Credentials, tls_context, tls_stamp
-from airflow_provider_panda.grid.endpoint import PandaEndpoint
+from airflow_provider_panda.exceptions import GridAnswerTooLargeError, GridAuthError, GridUnreachableError
+from airflow_provider_panda.grid.addresses import bare, base_url, reason
+from airflow_provider_panda.grid.certificates import Identity, identity_of, tls_stamp
+from airflow_provider_panda.grid.credentials import Credentials
+from airflow_provider_panda.grid.endpoint import PandaEndpoint, with_credentials_of
+from airflow_provider_panda.grid.renewal import Renewal
 
 if TYPE_CHECKING:
     import httpx
+
+__all__ = ["Reply", "Request", "Reread", "Session", "bare", "base_url", "reason"]
 
 ANSWER_LIMIT: Final = 64 * 1024 * 1024
 """Largest answer that is read, in bytes after decompression."""
@@ -53,34 +56,34 @@ class Reply:
     :param status: HTTP status.
     :param body: body, decompressed.
     :param url: address without query.
+    :param date: the server's clock, as its Date header says it; empty if it does not.
     """
 
     status: int
     body: bytes
     url: str
+    date: str = ""
 
 
-def bare(url: str) -> str:
-    """Return a URL without query, fragment and credentials, for messages."""
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
-
-
-def base_url(url: str) -> str:
-    """Return scheme, host and port of a URL."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+Reread = Callable[[], Awaitable[PandaEndpoint | None]]
+"""Reads again where an endpoint came from, whose credentials are no good any more; None if it leads elsewhere now."""
 
 
 class Session:
-    """A keep-alive HTTP client of one endpoint, bound to the event loop that first uses it."""
+    """A keep-alive HTTP client of one endpoint, bound to the event loop that first uses it.
 
-    def __init__(self, endpoint: PandaEndpoint, *, limit: int = ANSWER_LIMIT) -> None:
-        self.endpoint = endpoint
-        self.credentials = Credentials(endpoint)
+    :param endpoint: where and who.
+    :param limit: largest answer that is read, in bytes.
+    :param reread: reads the endpoint's origin again when its credentials are refused or have expired.
+    """
+
+    def __init__(self, endpoint: PandaEndpoint, *, limit: int = ANSWER_LIMIT, reread: Reread | None = None) -> None:
+        self._take(endpoint)
+        self._reread = reread
         self._limit = limit
         self._http: httpx.AsyncClient | None = None
         self._stamp: tuple[int, int] | None = None
+        self._identity: Identity | None = None
         self._making = asyncio.Lock()
 
     def deadline(self, request: Request) -> float:
@@ -90,6 +93,9 @@ class Session:
 
     async def send(self, request: Request) -> Reply:
         """Send a request and return the answer, whatever its HTTP status.
+
+        A token that the server does not take (it expired on the way, or our clock is wrong) is read or renewed once
+        more, and the call made again if that gave another one: a call that was not authenticated was not executed.
 
         :raises GridUnreachableError: no complete answer, or not within the deadline.
         :raises GridAuthError: the credentials cannot be used.
@@ -112,9 +118,42 @@ class Session:
             raise GridUnreachableError(f"PanDA at {url} does not answer: {reason(error)}", url=url) from None
 
     async def _exchange(self, request: Request, url: str) -> Reply:
+        before = self.endpoint
+        try:
+            shown = await self._credentials()
+            reply = await self._exchange_as(shown, request, url)
+            if not token_refused(reply.status, reply.body):
+                return reply
+            helped = await self.renewal.after_refusal(shown.values()) or await self._adopted(before)
+        except GridAuthError:
+            if not await self._adopted(before):
+                raise
+            helped = True
+        return await self._exchange_as(await self._credentials(), request, url) if helped else reply
+
+    async def _adopted(self, before: PandaEndpoint) -> bool:
+        """Take the credentials that the endpoint's origin has now; return whether they are other ones than before."""
+        fresh = None if self._reread is None else await self._reread()
+        if fresh is not None:
+            self.adopt(fresh)
+        return self.endpoint != before  # perhaps another call has taken them already
+
+    def adopt(self, other: PandaEndpoint) -> None:
+        """Take the credentials of another endpoint for all further calls."""
+        endpoint = with_credentials_of(self.endpoint, other)
+        if endpoint != with_credentials_of(self.endpoint, self.endpoint):
+            self._take(endpoint)
+            self._http = None
+
+    def _take(self, endpoint: PandaEndpoint) -> None:
+        self.endpoint = endpoint
+        self.credentials = Credentials(endpoint)
+        self.renewal = Renewal(endpoint, self.credentials.store)
+
+    async def _exchange_as(self, shown: Mapping[str, str], request: Request, url: str) -> Reply:
         import httpx
 
-        headers = {**request.headers, **await self._credentials()}
+        headers = {**request.headers, **shown}
         http = await self._client(request.url)
         files: Any = None
         if request.file:
@@ -134,9 +173,21 @@ class Session:
                         raise _too_large(url, self._limit)
             except httpx.StreamError as error:
                 raise GridUnreachableError(f"PanDA at {url} broke off its answer: {error}", url=url) from None
-            return Reply(status=response.status_code, body=bytes(body), url=url)
+            date = response.headers.get("date", "")
+            return Reply(status=response.status_code, body=bytes(body), url=url, date=date)
+
+    async def token(self) -> str | None:
+        """Return the id token for the next call, renewed if need be, or None for an endpoint without.
+
+        :raises GridError: there is none that can be used.
+        """
+        await self.renewal.ready()
+        if self.credentials.reads_files:
+            return await asyncio.to_thread(self.credentials.token)
+        return self.credentials.token()
 
     async def _credentials(self) -> dict[str, str]:
+        await self.renewal.ready()
         if self.credentials.reads_files:
             return await asyncio.to_thread(self.credentials.headers)
         return self.credentials.headers()
@@ -148,11 +199,11 @@ class Session:
         async with self._making:
             stamp = await asyncio.to_thread(tls_stamp, self.endpoint) if secure else None
             if self._http is None or (secure and stamp != self._stamp):
-                tls: ssl.SSLContext | bool = await asyncio.to_thread(tls_context, self.endpoint)
+                self._identity = await asyncio.to_thread(identity_of, self.endpoint)
                 # trust_env off: no proxy, netrc or CA setting of the environment gets into a call. The client
                 # before, if any, ends with its calls in flight: httpx closes idle sockets when it is collected.
                 self._http = httpx.AsyncClient(
-                    verify=tls,
+                    verify=self._identity.context,
                     trust_env=False,
                     follow_redirects=False,
                     timeout=self.endpoint.timeout,
@@ -160,6 +211,8 @@ class Session:
                     headers={"User-Agent": "airflow-provider-panda"},
                 )
                 self._stamp = stamp
+            if secure and self._identity is not None:
+                self._identity.check(time.time())
             return self._http
 
     async def aclose(self) -> None:
@@ -173,35 +226,9 @@ def _too_large(url: str, limit: int) -> GridAnswerTooLargeError:
     return GridAnswerTooLargeError(f"The answer of {url} is larger than {limit} bytes. Ask for less at once", url=url)
 
 
-def reason(error: BaseException) -> str:
-    """Return why an exchange failed, in words that say what to do."""
-    chain = list(_causes(error))
-    for cause in chain:
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            return (
-                f"its TLS certificate is not trusted ({cause.verify_message}). "
-                "Give its CA in the connection field ca_path"
-            )
-    for cause in chain:
-        if isinstance(cause, ssl.SSLError):
-            return f"TLS failed ({cause.reason or cause}). Check scheme and port of the server URL, and the proxy file"
-        if isinstance(cause, socket.gaierror):
-            return "its name cannot be resolved. Check the host of the connection"
-        if isinstance(cause, ConnectionRefusedError):
-            return "connection refused. Check host and port of the connection, and that the server runs"
-    text = str(error) or type(error).__name__
-    return f"{text}. Check the network and the server URL, or try again"
+def token_refused(status: int, body: bytes) -> bool:
+    """Whether an answer says that the token itself is not good, and not that its owner lacks a right.
 
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    seen: set[int] = set()
-    todo: list[BaseException] = [error]
-    while todo:
-        cause = todo.pop()
-        if id(cause) in seen:
-            continue
-        seen.add(id(cause))
-        yield cause
-        if isinstance(cause, BaseExceptionGroup):
-            todo.extend(cause.exceptions)
-        todo.extend(linked for linked in (cause.__cause__, cause.__context__) if linked is not None)
+    PanDA: 403 ``Token authentication failed. Invalid token. Signature has expired`` (facts/panda.md section 2).
+    """
+    return status == 401 or (status == 403 and b"invalid token" in body[:4096].lower())

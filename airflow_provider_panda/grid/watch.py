@@ -13,10 +13,10 @@ from airflow_provider_panda.exceptions import GridAnswerTooLargeError, GridError
 from airflow_provider_panda.grid import answers
 from airflow_provider_panda.grid.answers import Answer, KillOutcome
 from airflow_provider_panda.grid.board import Registration, StatusBoard
-from airflow_provider_panda.grid.endpoint import PandaEndpoint
+from airflow_provider_panda.grid.endpoint import PandaEndpoint, with_credentials_of
 from airflow_provider_panda.grid.panda import JOBS_AT_ONCE, KILL_POLICY, TASKS_AT_ONCE, batches, halves, utc_text
 from airflow_provider_panda.grid.retry import RetryPolicy, passes_by_itself
-from airflow_provider_panda.grid.session import Request, Session, base_url
+from airflow_provider_panda.grid.session import Request, Reread, Session, base_url
 from airflow_provider_panda.grid.task import JobRecord, TaskStatus
 
 __all__ = ["AsyncPandaClient", "Registration", "StatusBoard"]
@@ -33,8 +33,11 @@ _DECODED_ON_LOOP: Final = 32 * 1024
 class AsyncPandaClient:
     """The calls of a trigger, for one endpoint. Never blocks the loop; every call has the endpoint's deadline."""
 
-    def __init__(self, endpoint: PandaEndpoint, *, kill_policy: RetryPolicy = KILL_POLICY) -> None:
+    def __init__(
+        self, endpoint: PandaEndpoint, *, kill_policy: RetryPolicy = KILL_POLICY, reread: Reread | None = None
+    ) -> None:
         self.endpoint = endpoint
+        self._reread = reread
         self._base = f"{base_url(endpoint.url)}/api/v1"
         self._kill_policy = kill_policy
         self._session: Session | None = None
@@ -87,6 +90,12 @@ class AsyncPandaClient:
             await asyncio.sleep(pause)
         return await self._post("task/kill", {"task_id": task_id}, answers.killed)
 
+    def adopt(self, endpoint: PandaEndpoint) -> None:
+        """Take the credentials of another endpoint of the same server for all further calls."""
+        self.endpoint = with_credentials_of(self.endpoint, endpoint)
+        if self._session is not None:
+            self._session.adopt(endpoint)
+
     async def aclose(self) -> None:
         """Close the connections; the next call opens new ones."""
         session, self._session = self._session, None
@@ -118,7 +127,7 @@ class AsyncPandaClient:
     async def _exchange(self, request: Request, read: Callable[[Answer], T]) -> T:
         loop = asyncio.get_running_loop()
         if self._session is None or self._loop is not loop:
-            self._session, self._loop = Session(self.endpoint), loop
+            self._session, self._loop = Session(self.endpoint, reread=self._reread), loop
         reply = await self._session.send(request)
 
         def decode() -> T:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +24,8 @@ class Seen:
     query: dict[str, list[str]]
     headers: dict[str, str]
     body: bytes
+    peer: str | None = None
+    """Common name of the client's certificate, on TLS."""
 
     @property
     def json(self) -> Any:
@@ -134,9 +138,15 @@ def slowly(seconds: float, script: Script) -> Script:
     return slow
 
 
+def _peer(connection: socket.socket) -> str | None:
+    certificate = connection.getpeercert() if isinstance(connection, ssl.SSLSocket) else None
+    subject = certificate.get("subject", ()) if certificate else ()
+    return next((value for part in subject for name, value in part if name == "commonName"), None)
+
+
 @contextlib.contextmanager
-def scripted_panda() -> Iterator[ScriptedPanda]:
-    """A running scripted server."""
+def scripted_panda(tls: ssl.SSLContext | None = None) -> Iterator[ScriptedPanda]:
+    """A running scripted server, on TLS with these settings if they are given."""
     panda = ScriptedPanda()
 
     class Handler(BaseHTTPRequestHandler):
@@ -151,18 +161,27 @@ def scripted_panda() -> Iterator[ScriptedPanda]:
                 query=parse_qs(parts.query),
                 headers=dict(self.headers.items()),
                 body=self.rfile.read(length),
+                peer=_peer(self.connection),
             )
             with contextlib.suppress(ConnectionError):
                 panda.script(seen)(self, seen)
 
-        do_GET = do_POST = do_HEAD = _answer  # noqa: N815 - names that http.server looks for
+        do_GET = do_POST = do_PUT = do_HEAD = _answer  # noqa: N815 - names that http.server looks for
 
         def log_message(self, format: str, *args: Any) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    panda.url = f"http://127.0.0.1:{server.server_address[1]}"
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+
+        def handle_error(self, request: Any, client_address: Any) -> None:
+            """A client that breaks off a handshake is part of some tests."""
+
+    server = Server(("127.0.0.1", 0), Handler)
+    if tls is not None:
+        # The handshake is left to the thread of the connection.
+        server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    panda.url = f"http{'s' if tls else ''}://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:

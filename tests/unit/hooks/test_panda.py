@@ -82,12 +82,33 @@ def test_defaults_and_empty_form_fields() -> None:
         ({"token_file": "/t", "vo": "v"}, AuthKind.TOKEN_FILE),
         ({"proxy_file": "/p"}, AuthKind.X509),
         ({"password": "t", "auth": "none"}, AuthKind.NONE),
+        ({"refresh_token": "r", "vo": "v"}, AuthKind.REFRESH),
+        ({"refresh_token": "r", "password": "old id token", "vo": "v"}, AuthKind.REFRESH),
+        ({"auth": "refresh", "token_file": "/t", "vo": "v"}, AuthKind.REFRESH),
     ],
 )
 def test_auth_is_told_from_what_is_given(given: dict[str, Any], kind: AuthKind) -> None:
     endpoint = made(**given).endpoint
     assert endpoint.auth is kind
     assert (endpoint.token is not None) is (kind is AuthKind.TOKEN)
+
+
+def test_a_refresh_token_and_its_issuer() -> None:
+    endpoint = made(refresh_token=" sesame ", vo="wlcg:production").endpoint
+    assert (endpoint.refresh_token, endpoint.token, endpoint.token_file) == ("sesame", None, None)
+    assert endpoint.auth_config_url == f"{HOST}/auth/wlcg.production_auth_config.json"
+    assert "sesame" not in repr(endpoint)
+    other = made(refresh_token="r", vo="v", auth_config_url="https://iam.example/page.json").endpoint
+    assert other.auth_config_url == "https://iam.example/page.json"
+    assert made(token_file="/t", vo="v", refresh_token="r", auth="token_file").endpoint.refresh_token is None
+
+
+def test_secrets_are_masked(monkeypatch: pytest.MonkeyPatch) -> None:
+    masked: list[str] = []
+    monkeypatch.setattr("airflow_provider_panda.hooks.panda.mask", masked.extend)
+    connect(monkeypatch, host=HOST, extra={"vo": "v", "refresh_token": "sesame", "instance_secret": "open"}).get_conn()
+    connect(monkeypatch, host=HOST, password="id-token", extra={"vo": "v"}).get_conn()
+    assert masked == ["sesame", "open", "id-token"]
 
 
 @pytest.mark.parametrize(
@@ -105,6 +126,9 @@ def test_auth_is_told_from_what_is_given(given: dict[str, Any], kind: AuthKind) 
         ({"auth": "token", "vo": "v"}, "password"),
         ({"auth": "token_file", "vo": "v"}, "token_file"),
         ({"auth": "x509"}, "proxy_file"),
+        ({"auth": "refresh", "vo": "v"}, "refresh_token"),
+        ({"refresh_token": "r"}, "vo"),
+        ({"auth_config_url": "iam"}, "auth_config_url"),
         ({"auth": "x509", "proxy_file": "/p", "host": "http://127.0.0.1"}, "host"),
         ({"password": "t"}, "vo"),
         ({"service": "both"}, "service"),
@@ -137,6 +161,8 @@ def test_a_wrong_field_is_named_with_a_remedy(given: dict[str, Any], subject: st
         ({"host": "http://panda.example", "password": "t", "vo": "v"}, "unencrypted"),
         ({"password": "t", "vo": "v", "cache_url": "http://cache.example"}, "unencrypted"),
         ({"verify_host": False}, "pretend"),
+        ({"refresh_token": "r", "vo": "v", "auth_config_url": "http://iam.example/x.json"}, "unencrypted"),
+        ({"password": "t", "vo": "v", "service": "idds", "idds_host": "http://idds.example"}, "unencrypted"),
         ({"host": "http://127.0.0.1:80", "password": "t", "vo": "v"}, None),
         ({"host": "http://localhost:80", "password": "t", "vo": "v"}, None),
         ({"password": "t", "vo": "v"}, None),
