@@ -3,7 +3,7 @@ VENV ?= .venv
 export VENV
 RUN := $(VENV)/bin
 
-.PHONY: help setup packages demo grid test unit check format clean
+.PHONY: help setup packages idds demo grid stack test unit check format clean
 
 help:
 	@echo "make demo    run the ttH optimisation on the embedded grid (DEMO_EXIT=1: end when it is done)"
@@ -11,13 +11,18 @@ help:
 	@echo "make unit    run the unit tests only"
 	@echo "make check   ruff and mypy"
 	@echo "make grid    run an embedded grid in the foreground"
+	@echo "make stack   keep ActiveMQ, PostgreSQL, a real iDDS and an embedded grid up, and say how to reach them"
 
 setup:
 	@tools/setup
 
-# The tests' broker (a real ActiveMQ) and browser.
+# The tests' broker (a real ActiveMQ), database and browser; jobs of iDDS unpack themselves.
 packages:
-	@tools/debian-packages activemq chromium chromium-driver
+	@tools/debian-packages activemq chromium chromium-driver postgresql unzip
+
+# iDDS has a virtualenv of its own, .venv-idds beside $(VENV).
+idds: setup
+	@$(RUN)/python -m deploy.idds install
 
 demo: setup
 	@$(RUN)/python -m demo
@@ -25,7 +30,10 @@ demo: setup
 grid: setup
 	@$(RUN)/python -m airflow_provider_panda.local --data .demo/grid
 
-test: packages setup
+stack: packages setup idds
+	@$(RUN)/python -m tests.stack.stack
+
+test: packages setup idds
 	$(RUN)/python -m pytest
 
 unit: setup
@@ -41,4 +49,4 @@ format: setup
 	$(RUN)/ruff format .
 
 clean:
-	rm -rf $(VENV) .demo .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(dir $(VENV)).venv-idds .demo .mypy_cache .ruff_cache .pytest_cache

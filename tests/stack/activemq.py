@@ -15,6 +15,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -97,6 +98,7 @@ class ActiveMQ:
     :param store_passcode: password of both stores.
     :param persistent: whether messages are kept on disk.
     :param heap_mb: size of the Java heap in MB.
+    :param on_start: called with the process id of each broker process that is started.
     """
 
     def __init__(
@@ -109,6 +111,7 @@ class ActiveMQ:
         store_passcode: str = "storepass",
         persistent: bool = False,
         heap_mb: int = 256,
+        on_start: Callable[[int], None] | None = None,
     ) -> None:
         self.host = host
         self.port = port or free_port(host)
@@ -120,7 +123,7 @@ class ActiveMQ:
         self.other = Login("panda", "panda-passcode-3")
         """Another user with all rights."""
         self._tls_keystore, self._tls_truststore, self._store_passcode = tls_keystore, tls_truststore, store_passcode
-        self._persistent, self._heap_mb = persistent, heap_mb
+        self._persistent, self._heap_mb, self._on_start = persistent, heap_mb, on_start
         self._folder: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -165,6 +168,8 @@ class ActiveMQ:
                 cwd=folder,
                 start_new_session=True,
             )
+        if self._on_start is not None:
+            self._on_start(self._process.pid)
         self._await_login()
 
     def stop(self, *, kill: bool = True) -> None:
