@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
+
+from airflow_provider_panda.local.issuer import ID_LIFETIME, REFRESH_LIFETIME, Lifetimes
+from airflow_provider_panda.local.relay import IDDS_DEADLINE
 
 DEFAULT_QUEUE = "LOCAL"
 BROKER_LOGIN_VARIABLE = "PANDA_GRID_BROKER_LOGIN"
@@ -33,6 +37,10 @@ class GridOptions:
     :param seed: seed of that chance.
     :param embedded_broker: whether the grid has its own broker.
     :param broker: ``(host, port)`` of another broker to publish to; the login comes from the environment.
+    :param idds_host: base URL of the iDDS that commands are relayed to, or None.
+    :param idds_deadline: time after which a relayed command counts as failed.
+    :param issuer: URL that tokens name as their issuer; None for the grid's own, which has the port in it.
+    :param lifetimes: how long the tokens of the token endpoint are good for.
     """
 
     data: Path
@@ -53,6 +61,10 @@ class GridOptions:
     seed: int = 0
     embedded_broker: bool = True
     broker: tuple[str, int] | None = None
+    idds_host: str | None = None
+    idds_deadline: float = IDDS_DEADLINE
+    issuer: str | None = None
+    lifetimes: Lifetimes = field(default_factory=Lifetimes)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -97,7 +109,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="HOST:PORT",
         help=f"publish to this broker as well; login from ${BROKER_LOGIN_VARIABLE}, ${BROKER_PASSCODE_VARIABLE}",
     )
-    add("--idds-host", metavar="URL", help="iDDS REST service that relay_idds_command reaches")
+    add("--idds-host", type=_url, metavar="URL", help="iDDS REST service that relay_idds_command reaches")
+    add(
+        "--idds-deadline",
+        type=_seconds,
+        default=IDDS_DEADLINE,
+        metavar="SECONDS",
+        help="until a relayed command counts as failed (default: %(default)s)",
+    )
+    add("--issuer", type=_url, metavar="URL", help="issuer in the tokens (default: the grid's own URL)")
+    add(
+        "--id-token-lifetime",
+        type=_seconds,
+        default=ID_LIFETIME,
+        metavar="SECONDS",
+        help="id tokens of the token endpoint (default: %(default)s)",
+    )
+    add(
+        "--refresh-token-lifetime",
+        type=_seconds,
+        default=REFRESH_LIFETIME,
+        metavar="SECONDS",
+        help="refresh tokens (default: %(default)s)",
+    )
+    add("--rotate-refresh-tokens", action="store_true", help="each refresh token is good for one use")
 
 
 def options_from(args: argparse.Namespace) -> GridOptions:
@@ -121,6 +156,14 @@ def options_from(args: argparse.Namespace) -> GridOptions:
         seed=args.seed,
         embedded_broker=not args.no_broker,
         broker=args.broker,
+        idds_host=args.idds_host,
+        idds_deadline=args.idds_deadline,
+        issuer=args.issuer,
+        lifetimes=Lifetimes(
+            id_token=args.id_token_lifetime,
+            refresh_token=args.refresh_token_lifetime,
+            rotate=args.rotate_refresh_tokens,
+        ),
     )
 
 
@@ -157,3 +200,10 @@ def _address(text: str) -> tuple[str, int]:
     if not colon or not host:
         raise argparse.ArgumentTypeError("must be host:port")
     return host, _port(port)
+
+
+def _url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None:
+        raise argparse.ArgumentTypeError("must be http:// or https:// with a host, and without a login")
+    return text.rstrip("/")

@@ -20,6 +20,8 @@ from starlette.routing import Route
 from airflow_provider_panda.local.api import ENDPOINTS
 from airflow_provider_panda.local.api.registry import Answer, Call, Grid, bind, refusal
 from airflow_provider_panda.local.auth import ForbiddenError, Identity, Keys, authenticate
+from airflow_provider_panda.local.issuer import Issuer
+from airflow_provider_panda.local.issuer_http import issuer_routes
 from airflow_provider_panda.local.pages import Pages
 
 log = logging.getLogger(__name__)
@@ -136,13 +138,14 @@ def decode_old_body(body: bytes, headers: Mapping[str, str]) -> dict[str, str]:
 class Server:
     """The ASGI application of the embedded PanDA server."""
 
-    def __init__(self, grid: Grid, keys: Keys, pages: Pages) -> None:
+    def __init__(self, grid: Grid, keys: Keys, pages: Pages, issuer: Issuer) -> None:
         self._grid, self._keys, self._pages = grid, keys, pages
         self.application = Starlette(
             routes=[
                 Route("/api/{version}/{module}/{method}", self._new_api, methods=["GET", "POST", "PUT", "DELETE"]),
                 Route("/server/panda/{method}", self._old_api, methods=["GET", "POST"]),
                 Route("/cache/{name:path}", self._cached, methods=["GET"]),
+                *issuer_routes(issuer),
                 Route("/", self._page(lambda request: pages.overview())),
                 Route("/task/{task_id:int}/", self._page(lambda request: pages.task(request.path_params["task_id"]))),
                 Route("/job/{panda_id:int}/", self._page(lambda request: pages.job(request.path_params["panda_id"]))),

@@ -19,17 +19,18 @@ from typing import Any, Final
 import uvicorn
 
 from airflow_provider_panda.local.api.registry import Grid
-from airflow_provider_panda.local.auth import issue_token, keys_of, write_private
+from airflow_provider_panda.local.auth import Keys, issue_token, keys_of, with_issuer, write_private
 from airflow_provider_panda.local.broker import Broker
 from airflow_provider_panda.local.cache import Cache
 from airflow_provider_panda.local.directories import Directories
+from airflow_provider_panda.local.issuer import Issuer, id_token, refresh_token, user_of
 from airflow_provider_panda.local.jedi import EMBEDDED_PILOT, Engine
 from airflow_provider_panda.local.notices import DESTINATION, Publisher
 from airflow_provider_panda.local.options import GridOptions
 from airflow_provider_panda.local.outlet import Outlet
 from airflow_provider_panda.local.pages import Pages
 from airflow_provider_panda.local.processes import end_leftover
-from airflow_provider_panda.local.relay import NoIdds
+from airflow_provider_panda.local.relay import IddsRelay, NoIdds, Relay
 from airflow_provider_panda.local.server import Server
 from airflow_provider_panda.local.store import Store
 from airflow_provider_panda.local.worker import Worker
@@ -37,6 +38,10 @@ from airflow_provider_panda.local.worker import Worker
 log = logging.getLogger(__name__)
 
 PURGE_PERIOD: Final = 3600.0
+RELAY_USER: Final = "PanDA Relay"
+"""Name in the token that the relay shows to iDDS; to be among the ``super_users`` of iDDS's auth.cfg."""
+
+RELAY_TOKEN_LIFETIME: Final = 600.0
 
 
 class AlreadyRunningError(RuntimeError):
@@ -93,11 +98,13 @@ async def _running(options: GridOptions, directories: Directories, store: Store)
     outlet = Outlet(*options.broker) if options.broker else None
     with _listening(options.host, options.http_port) as listening:
         url = f"http://{_in_url(options.host)}:{listening.getsockname()[1]}"
+        keys = with_issuer(data, keys, options.issuer or url)
         engine = Engine(store, options, publishers, url)
         worker = Worker(engine, store, options, directories, url)
         cache = Cache(directories.cache, store)
-        grid = Grid(store=store, engine=engine, cache=cache, options=options, relay=NoIdds(), url=url)
-        application = Server(grid, keys, Pages(store, directories)).application
+        grid = Grid(store=store, engine=engine, cache=cache, options=options, relay=_relay(options, keys), url=url)
+        issuer = Issuer(keys, data, options.vos, user_of(options.user, options.vos), options.lifetimes)
+        application = Server(grid, keys, Pages(store, directories), issuer).application
         config = uvicorn.Config(
             application,
             log_level="warning",
@@ -159,15 +166,28 @@ async def _purge(cache: Cache) -> None:
         await asyncio.sleep(PURGE_PERIOD)
 
 
-def _ready(options: GridOptions, data: Path, url: str, broker: Broker | None, keys: Any) -> dict[str, Any]:
-    groups = [group for vo in options.vos for group in (vo, f"{vo}/production", f"{vo}/pilot")]
-    nickname = "".join(options.user.lower().split())
-    token_file = data / "token"
-    write_private(token_file, issue_token(keys, name=options.user, nickname=nickname, groups=groups))
+def _relay(options: GridOptions, keys: Keys) -> Relay:
+    if options.idds_host is None:
+        return NoIdds()
+    vo = options.vos[0]
+
+    def token() -> str:
+        return issue_token(keys, name=RELAY_USER, nickname="panda-relay", groups=[vo], lifetime=RELAY_TOKEN_LIFETIME)
+
+    return IddsRelay(options.idds_host, token=token, vo=vo, deadline=options.idds_deadline)
+
+
+def _ready(options: GridOptions, data: Path, url: str, broker: Broker | None, keys: Keys) -> dict[str, Any]:
+    user = user_of(options.user, options.vos)
+    token_file, refresh_token_file = data / "token", data / "refresh_token"
+    write_private(token_file, id_token(keys, user))
+    write_private(refresh_token_file, refresh_token(keys, user, lifetime=options.lifetimes.refresh_token))
     ready: dict[str, Any] = {
         "url": url,
         "cache_url": url,
         "token_file": str(token_file),
+        "refresh_token_file": str(refresh_token_file),
+        "issuer": keys.issuers[-1],
         "vo": options.vos[0],
         "queues": list(options.queues),
         "data": str(data),

@@ -71,7 +71,13 @@ def test_credentials(grid: RunningGrid, headers: dict[str, str], status: int, te
     ("method", "path", "params", "message"),
     [
         ("GET", "task/get_status", {}, "Argument error: missing a required argument: 'task_id'"),
-        ("GET", "task/get_status", {"task_id": "x"}, "Type error: 'task_id' must be of type int, got str."),
+        ("GET", "task/get_status", {"task_id": "x"}, "jediTaskID must be an integer"),
+        (
+            "GET",
+            "task/get_job_ids",
+            {"task_id": "x"},
+            "Type error: 'task_id' with value 'x' could not be casted to type int from str.",
+        ),
         ("GET", "task/get_status", {"task_id": 1, "no": 1}, "Argument error: got an unexpected keyword argument 'no'"),
         ("GET", "task/kill", {"task_id": 1}, "expecting POST, received GET"),
         ("POST", "task/get_status", {"task_id": 1}, "expecting GET, received POST"),

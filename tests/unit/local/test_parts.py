@@ -15,6 +15,7 @@ from airflow_provider_panda.local import add_arguments, options_from
 from airflow_provider_panda.local.auth import keys_of
 from airflow_provider_panda.local.cache import CacheError, safe_name, size_limit
 from airflow_provider_panda.local.frames import Frame, FrameError, encode, read_frame
+from airflow_provider_panda.local.issuer import Lifetimes
 from airflow_provider_panda.local.pages import mask, mask_text
 from airflow_provider_panda.local.payload import PayloadSetupError, last_line, payload_command
 
@@ -112,10 +113,37 @@ def test_options() -> None:
             parser.parse_args(wrong)
 
 
-def test_keys_are_made_once_and_never_shown(tmp_path: Path) -> None:
-    keys = keys_of(tmp_path)
-    assert keys == keys_of(tmp_path)
-    assert not [s for s in (keys.signing, keys.broker_passcode, keys.publisher_passcode) if s in repr(keys)]
+def test_options_of_the_issuer_and_the_relay() -> None:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    usual = options_from(parser.parse_args([]))
+    assert (usual.idds_host, usual.issuer, usual.lifetimes) == (None, None, Lifetimes())
+    said = options_from(
+        parser.parse_args(
+            [
+                "--idds-host",
+                "https://idds:443/idds/",
+                "--idds-deadline",
+                "5",
+                "--issuer",
+                "http://grid:25080",
+                "--id-token-lifetime",
+                "60",
+                "--refresh-token-lifetime",
+                "120",
+                "--rotate-refresh-tokens",
+            ]
+        )
+    )
+    assert (said.idds_host, said.idds_deadline, said.issuer) == ("https://idds:443/idds", 5.0, "http://grid:25080")
+    assert said.lifetimes == Lifetimes(id_token=60, refresh_token=120, rotate=True)
+    for wrong in (["--idds-host", "idds:443"], ["--idds-host", "http://a:b@idds"], ["--issuer", "ftp://x"]):
+        with pytest.raises(SystemExit):
+            parser.parse_args(wrong)
+
+
+def test_keys_are_made_once(tmp_path: Path) -> None:
+    assert keys_of(tmp_path) == keys_of(tmp_path)
 
 
 async def read(data: bytes, **options: Any) -> Frame | None:
