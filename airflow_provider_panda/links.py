@@ -14,6 +14,11 @@ LINK_KEY = "panda_task_url"
 """XCom key under which an operator leaves the address of its task's page."""
 
 
+def task_url(monitor_url: str | None, task_id: int) -> str | None:
+    """Return the address of a task's page on the PanDA monitor, or None without a monitor."""
+    return None if monitor_url is None else f"{monitor_url.rstrip('/')}/task/{task_id}/"
+
+
 class PandaTaskLink(BaseOperatorLink):
     """The page of a task instance's PanDA task."""
 

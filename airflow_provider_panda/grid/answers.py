@@ -6,6 +6,7 @@ Everything here was seen on panda-server 1.0.4 (facts/panda.md, samples/panda): 
 
 from __future__ import annotations
 
+import base64
 import html
 import json
 import re
@@ -332,6 +333,13 @@ def job_ids(answer: Answer) -> list[int]:
     return sorted({number for number in map(_integer, data) if number is not None})
 
 
+def dataset_names(answer: Answer) -> list[str]:
+    """Return the names in an answer to task/get_datasets_and_files, each once."""
+    found = (row.get("dataset") for row in _rows(granted(answer), answer.url))
+    names = (str(dataset.get("name") or "") for dataset in found if isinstance(dataset, Mapping))
+    return list(dict.fromkeys(filter(None, names)))
+
+
 def job_records(answer: Answer) -> list[JobRecord]:
     """Return the jobs of an answer to job/get_description; unknown ones (null) are left out."""
     return [job_record(row) for row in _rows(granted(answer), answer.url) if _integer(row.get("PandaID")) is not None]
@@ -358,10 +366,20 @@ def job_record(row: Mapping[str, Any]) -> JobRecord:
 def _job_index(files: Any) -> int | None:
     for file in files if isinstance(files, Sequence) and not isinstance(files, str) else ():
         if isinstance(file, Mapping) and str(file.get("type") or "").endswith("input"):
-            key = _JOB_KEY.match(str(file.get("lfn") or ""))
+            key = _JOB_KEY.match(_plain_key(str(file.get("lfn") or "")))
             if key:
                 return int(key.group(1))
     return None
+
+
+def _plain_key(lfn: str) -> str:
+    """Return an input's name as we gave it: through iDDS it comes as base64 of a JSON text."""
+    number, _, name = lfn.rpartition(":")
+    try:
+        decoded = json.loads(base64.b64decode(name, validate=True))
+    except ValueError:
+        return lfn
+    return f"{number}:{decoded}" if isinstance(decoded, str) else lfn
 
 
 def _diagnostics(row: Mapping[str, Any]) -> str | None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+
 
 def secret_name(instance: str) -> str:
     """Return the name of the PanDA user secret that holds an Airflow instance's delivery settings."""
@@ -24,3 +27,31 @@ def task_name(dag_id: str, task_id: str, run_id: str, key: str) -> str:
 
 def _name_part(text: str, length: int) -> str:
     return "".join(c if c.isascii() and (c.isalnum() or c == "_") else "_" for c in text)[:length]
+
+
+def run_mark(instance: str, dag_id: str, run_id: str) -> str:
+    """Return the part of an iDDS request's name that tells one DAG run of an Airflow instance from all others."""
+    digest = hashlib.sha256(f"airflow-panda run v1:{instance}:{dag_id}:{run_id}".encode()).digest()
+    return f"af{instance}" + base64.b32encode(digest).decode().lower()[:14]
+
+
+def request_name(dag_id: str, run_id: str, mark: str, generation: int, nonce: str) -> str:
+    """Return the name of an iDDS request of a DAG run.
+
+    iDDS lists ids by name, one per name, so whoever makes a request puts a nonce of its own at the end.
+
+    :param mark: see :func:`run_mark`.
+    :param generation: how often the run was cleared: a closed request takes no further works.
+    :param nonce: key of the task that makes it.
+    """
+    return "-".join(["airflow", _name_part(dag_id, 40), _name_part(run_id, 60), mark, f"g{generation}", nonce])
+
+
+def request_pattern(mark: str, generation: int | None = None) -> str:
+    """Return the pattern that lists the requests of a DAG run, of one generation or of all."""
+    return f"airflow-*-{mark}-g{'*' if generation is None else f'{generation}-*'}"
+
+
+def is_request_of(name: str, mark: str, generation: int | None = None) -> bool:
+    """Return whether a listed name is one of a DAG run: iDDS takes ``_`` in a pattern for any character."""
+    return f"-{mark}-g{'' if generation is None else f'{generation}-'}" in name

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from airflow_provider_panda.exceptions import (
     GridAnswerTooLargeError,
@@ -65,6 +65,21 @@ class PandaGrid:
     def _client(self) -> PandaClient:
         return panda_client(self.endpoint)
 
+    @property
+    def cache_url(self) -> str:
+        """Base URL of the cache."""
+        return self._client.cache_url
+
+    @property
+    def owner(self) -> str | None:
+        """The user's name as PanDA writes it, from the token; None where it cannot be told, as with a proxy."""
+        return self._client.user_name()
+
+    @property
+    def user_name(self) -> str:
+        """Owner of new tasks; the server puts a plain user's own name in its place."""
+        return self.owner or "airflow"
+
     def _read(self, function: str, *args: object, **kwargs: object) -> Answer:
         """Make a call that changes nothing, again where that helps."""
         return self._again(function, lambda: self._client.call(function, *args, **kwargs))
@@ -103,7 +118,7 @@ class PandaGrid:
 
     def archive_url(self, name: str) -> str:
         """Return the URL of a file in the cache."""
-        return f"{self._client.cache_url}/cache/{name}"
+        return f"{self.cache_url}/cache/{name}"
 
     def submit(self, spec: TaskSpec) -> int:
         """Submit a task once, and return its jediTaskID.
@@ -116,23 +131,35 @@ class PandaGrid:
         parameters = task_parameters(
             spec,
             vo=self.endpoint.vo,
-            source_url=self._client.cache_url,
+            source_url=self.cache_url,
             defaults=self.defaults,
-            user_name=self._client.user_name() or "airflow",
+            user_name=self.user_name,
         )
+        return self.submit_parameters(parameters, key=spec.key)
+
+    def submit_parameters(self, parameters: dict[str, Any], *, key: str) -> int:
+        """Submit a task parameter map once, and return its jediTaskID.
+
+        Made again, or after a lost reply, it returns the id of the task of that name.
+
+        :param parameters: complete map for PanDA API v1 task/submit; its taskName is unique and ``uniqueTaskName`` set.
+        :param key: task key, for the log.
+        :raises GridRefusedError: PanDA does not take it.
+        :raises GridError: no usable answer, also after further attempts.
+        """
 
         def attempt() -> int:
             # First of all, for an ended task of that name would be taken up again by a submission.
-            known = self._listed(spec.name, spec.processing_type)
+            known = self._listed(parameters["taskName"], parameters["processingType"])
             if known is not None:
-                log.info("%s: PanDA has the task already: %d (%s)", spec.key, known.task_id, known.status)
+                log.info("%s: PanDA has the task already: %d (%s)", key, known.task_id, known.status)
                 return known.task_id
             answer = self._client.call("insertTaskParams", parameters)
             task_id = answers.submitted(answer)
-            log.info("%s: PanDA task %d: %s", spec.key, task_id, answers.plain_text(answer.message))
+            log.info("%s: PanDA task %d: %s", key, task_id, answers.plain_text(answer.message))
             return task_id
 
-        return self._again(f"submit of {spec.key}", attempt)
+        return self._again(f"submit of {key}", attempt)
 
     def set_secret(self, name: str, value: str | None) -> None:
         """Store a secret of the user with PanDA, or delete it with None."""
@@ -177,10 +204,18 @@ class PandaGrid:
         """
         return answers.one_task(self._read("get_task_details_json", task_id), task_id)
 
+    def job_ids(self, task_id: int) -> list[int]:
+        """Return the sorted PandaIDs of a task, of all attempts."""
+        return answers.job_ids(self._read("getPandaIDsWithTaskID", task_id))
+
+    def output_datasets(self, task_id: int) -> list[str]:
+        """Return the names of a task's output datasets, without those of logs."""
+        return answers.dataset_names(self._read("get_files_in_datasets", task_id, "output"))
+
     def jobs(self, task_id: int, panda_ids: Sequence[int] | None = None) -> list[JobRecord]:
         """Return the jobs of a task, all attempts, or those of the PandaIDs given."""
         if panda_ids is None:
-            panda_ids = answers.job_ids(self._read("getPandaIDsWithTaskID", task_id))
+            panda_ids = self.job_ids(task_id)
         return [record for batch in batches(panda_ids, JOBS_AT_ONCE) for record in self._described(batch)]
 
     def reports(self, task_id: int, panda_ids: Sequence[int] | None = None) -> list[JobRecord]:

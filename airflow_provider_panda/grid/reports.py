@@ -1,9 +1,10 @@
-"""The third way home: envelopes that PanDA keeps as the job reports of finished jobs."""
+"""Two ways home without the broker: messages that iDDS stored, and job reports that PanDA keeps of finished jobs."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from airflow_provider_panda.exceptions import EnvelopeError
 from airflow_provider_panda.grid.task import JobRecord
@@ -27,3 +28,17 @@ def verified_results(records: Iterable[JobRecord], *, key: bytes, task_key: str)
             yield read_body(record.report, key=key, task_key=task_key)
         except EnvelopeError as error:
             log.warning("%s: job report of PandaID %d ignored: %s", task_key, record.panda_id, error)
+
+
+def verified_messages(bodies: Iterable[Any], *, key: bytes, task_key: str) -> Iterator[JobResult]:
+    """Yield the verified results among the message bodies that iDDS stored.
+
+    :param bodies: bodies of messages, of any task.
+    :param key: signing key of the task.
+    :param task_key: key of the task.
+    """
+    for body in bodies:
+        try:
+            yield read_body(body, key=key, task_key=task_key)
+        except EnvelopeError as error:
+            log.warning("%s: message that iDDS stored ignored: %s", task_key, error)

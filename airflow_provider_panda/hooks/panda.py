@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 from urllib.parse import urlsplit
 
 from airflow.providers.common.compat.sdk import BaseHook
 
 from airflow_provider_panda.exceptions import ConfigurationError, PandaProviderError
-from airflow_provider_panda.grid.endpoint import AuthKind, PandaEndpoint
+from airflow_provider_panda.grid.addresses import encrypted_or_local
+from airflow_provider_panda.grid.endpoint import TOKEN_KINDS, AuthKind, PandaEndpoint, auth_config_url
+from airflow_provider_panda.grid.idds_endpoint import IddsEndpoint
 from airflow_provider_panda.grid.parameters import TRANSFORM_URL, GridDefaults
 from airflow_provider_panda.hooks.lookup import alook_up, amask, extras_of, look_up, mask
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Connection
 
+    from airflow_provider_panda.grid.idds import IddsGrid
+    from airflow_provider_panda.grid.idds_client import IddsClient
     from airflow_provider_panda.grid.panda import PandaGrid
 
 TIMEOUT: Final = 30.0
@@ -25,7 +28,8 @@ TIMEOUT: Final = 30.0
 
 EXTRAS: Final = frozenset(
     {
-        "cache_url", "vo", "auth", "token_file", "proxy_file", "queue", "cloud", "working_group", "transform_url",
+        "cache_url", "vo", "auth", "token_file", "refresh_token", "auth_config_url", "proxy_file", "queue", "cloud",
+        "working_group", "transform_url",
         "service", "idds_host", "broker_conn_id", "signing", "instance_secret", "monitor_url", "result_store",
         "verify_host", "ca_path", "timeout",
     }
@@ -65,6 +69,11 @@ class PandaConnection:
     instance_secret: str | None = field(default=None, repr=False)
     monitor_url: str | None = None
     result_store: str | None = None
+
+    @property
+    def idds(self) -> IddsEndpoint:
+        """Which iDDS its tasks go through where ``service`` is idds."""
+        return IddsEndpoint(panda=self.endpoint, host=self.idds_host)
 
     @property
     def defaults(self) -> GridDefaults:
@@ -214,9 +223,15 @@ def _server(fields: _Fields, host: str | None, schema: str | None, port: int | N
 
 
 def _endpoint(fields: _Fields, url: str, token: str | None) -> PandaEndpoint:
-    token_file, proxy_file, vo = fields.text("token_file"), fields.text("proxy_file"), fields.text("vo")
+    token_file, refresh_token = fields.text("token_file"), fields.text("refresh_token")
+    proxy_file, vo = fields.text("proxy_file"), fields.text("vo")
     likely = AuthKind.NONE
-    for given, kind in ((proxy_file, AuthKind.X509), (token_file, AuthKind.TOKEN_FILE), (token, AuthKind.TOKEN)):
+    for given, kind in (
+        (proxy_file, AuthKind.X509),
+        (token_file, AuthKind.TOKEN_FILE),
+        (token, AuthKind.TOKEN),
+        (refresh_token, AuthKind.REFRESH),
+    ):
         likely = kind if given else likely
     auth = AuthKind(fields.choice("auth", tuple(kind.value for kind in AuthKind), likely.value))
     if auth is AuthKind.TOKEN and not token:
@@ -225,25 +240,34 @@ def _endpoint(fields: _Fields, url: str, token: str | None) -> PandaEndpoint:
         raise fields.wrong(
             "token_file", "auth is token_file, and there is none", "Give the path of a file with a token"
         )
+    if auth is AuthKind.REFRESH and not (refresh_token or token_file):
+        raise fields.wrong(
+            "refresh_token", "auth is refresh, and there is none", "Give a refresh token, or its file as token_file"
+        )
     if auth is AuthKind.X509:
         if not proxy_file:
             raise fields.wrong("proxy_file", "auth is x509, and there is none", "Give the path of a PEM file")
         if not url.startswith("https:"):
             raise fields.wrong("host", "a certificate proves nothing over http", "Give an https URL, or another auth")
-    if auth in (AuthKind.TOKEN, AuthKind.TOKEN_FILE) and not vo:
+    if auth in TOKEN_KINDS and not vo:
         raise fields.wrong("vo", "PanDA takes no token without a VO", "Give it, such as wlcg or wlcg.production")
-    return PandaEndpoint(
+    endpoint = PandaEndpoint(
         url=url,
         cache_url=fields.url("cache_url", fields.text("cache_url")),
         auth=auth,
         token=token if auth is AuthKind.TOKEN else None,
-        token_file=token_file if auth is AuthKind.TOKEN_FILE else None,
+        token_file=token_file if auth in (AuthKind.TOKEN_FILE, AuthKind.REFRESH) else None,
+        refresh_token=refresh_token if auth is AuthKind.REFRESH else None,
+        auth_config_url=fields.url("auth_config_url", fields.text("auth_config_url")),
         proxy_file=proxy_file if auth is AuthKind.X509 else None,
         vo=vo or "",
         verify_host=fields.flag("verify_host", True),
         ca_path=fields.text("ca_path"),
         timeout=fields.seconds("timeout", TIMEOUT),
     )
+    # Said here once and for all: iDDS is asked with the same token at another address.
+    issuer = auth_config_url(endpoint) if auth in TOKEN_KINDS else None
+    return replace(endpoint, auth_config_url=issuer)
 
 
 def concerns(connection: PandaConnection, extra: Mapping[str, Any]) -> list[str]:
@@ -252,24 +276,12 @@ def concerns(connection: PandaConnection, extra: Mapping[str, Any]) -> list[str]
     unknown = sorted(set(extra) - EXTRAS)
     if unknown:
         told.append(f"unknown extra fields are ignored: {', '.join(unknown)}")
-    if endpoint.auth in (AuthKind.TOKEN, AuthKind.TOKEN_FILE) and not _private_to_us(endpoint):
+    urls = [endpoint.url, endpoint.cache_url, endpoint.auth_config_url, connection.idds_host]
+    if endpoint.auth in TOKEN_KINDS and not all(encrypted_or_local(url) for url in urls if url):
         told.append("the token travels unencrypted; use https")
     if not endpoint.verify_host:
         told.append("verify_host is off: any server can pretend to be PanDA; give ca_path instead")
     return [f"connection {connection.conn_id}: {sentence}" for sentence in told]
-
-
-def _private_to_us(endpoint: PandaEndpoint) -> bool:
-    for url in filter(None, (endpoint.url, endpoint.cache_url)):
-        parts = urlsplit(url)
-        if parts.scheme == "https" or parts.hostname == "localhost":
-            continue
-        try:
-            if not ipaddress.ip_address(parts.hostname or "").is_loopback:
-                return False
-        except ValueError:
-            return False
-    return True
 
 
 def _without_login(url: str) -> str:
@@ -308,6 +320,18 @@ class PandaHook(BaseHook):
         connection = self.get_conn()
         return PandaGrid(connection.endpoint, defaults=connection.defaults)
 
+    def idds(self) -> IddsClient:
+        """Return the iDDS of this connection: its own, or the one that the PanDA server relays to."""
+        from airflow_provider_panda.grid.idds_client import IddsClient
+
+        return IddsClient(self.get_conn().idds)
+
+    def idds_grid(self) -> IddsGrid:
+        """Return the tasks of this connection's identity that iDDS coordinates."""
+        from airflow_provider_panda.grid.idds import IddsGrid
+
+        return IddsGrid(self.idds(), self.grid(), secret=self.get_conn().instance_secret or "")
+
     @classmethod
     async def aget(cls, conn_id: str) -> PandaConnection:
         """Return a connection, checked, from a trigger.
@@ -340,4 +364,5 @@ def _read(row: Connection) -> tuple[PandaConnection, Mapping[str, Any]]:
 
 
 def _secrets(connection: PandaConnection) -> list[str]:
-    return [secret for secret in (connection.endpoint.token, connection.instance_secret) if secret]
+    endpoint = connection.endpoint
+    return [secret for secret in (endpoint.token, endpoint.refresh_token, connection.instance_secret) if secret]

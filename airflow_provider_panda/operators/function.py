@@ -14,36 +14,30 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn
 from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator
 
 from airflow_provider_panda import configuration
-from airflow_provider_panda.exceptions import ConfigurationError, GridError, PackagingError
-from airflow_provider_panda.grid.answers import KillOutcome
-from airflow_provider_panda.grid.names import processing_type, secret_name, task_name
+from airflow_provider_panda.exceptions import ConfigurationError, PackagingError
+from airflow_provider_panda.grid.names import processing_type, task_name
 from airflow_provider_panda.grid.outcome import CallPolicy, OnJobError, WaitFor
 from airflow_provider_panda.grid.task import Resources, TaskSpec, task_key
 from airflow_provider_panda.hooks.delivery import archive_delivery
 from airflow_provider_panda.hooks.panda import PandaConnection, PandaHook
-from airflow_provider_panda.links import LINK_KEY, PandaTaskLink
-from airflow_provider_panda.operators import parameters
+from airflow_provider_panda.links import PandaTaskLink
+from airflow_provider_panda.operators import parameters, submission
 from airflow_provider_panda.operators.call import Call, bind_call, check_context_free, map_over_names
 from airflow_provider_panda.operators.homecoming import Reader, check_min_success, collect_values, error_of
+from airflow_provider_panda.operators.way import Submission, Way, kill, way_of
 from airflow_provider_panda.payload import envelope
-from airflow_provider_panda.payload.command import Environment, job_command
+from airflow_provider_panda.payload.command import Environment
 from airflow_provider_panda.payload.package import Archive, build_archive, check_function
 from airflow_provider_panda.payload.xcom import to_xcom
 from airflow_provider_panda.triggers.event import FunctionEvent, Outcome
 from airflow_provider_panda.triggers.function import PandaFunctionTrigger
+from airflow_provider_panda.triggers.ids import TASK_KEY_KEY
 
 if TYPE_CHECKING:
     from os import PathLike
     from types import ModuleType
 
     from airflow.providers.common.compat.sdk import Context
-
-    from airflow_provider_panda.grid.panda import PandaGrid
-
-TASK_ID_KEY = "panda_task_id"
-"""XCom and task state key of the jediTaskID."""
-TASK_KEY_KEY = "panda_task_key"
-"""XCom and task state key of the task key."""
 
 
 class PandaFunctionOperator(BaseOperator):
@@ -144,7 +138,7 @@ class PandaFunctionOperator(BaseOperator):
         self.map_over = map_over_names(python_callable, map_over)
         check_context_free(python_callable, given=self._given_names())
         check_function(python_callable, serializer=self.serializer, map_over=self.map_over, include=self.include)
-        self._submitted: tuple[PandaGrid, int] | None = None
+        self._submitted: tuple[PandaHook, Submission] | None = None
 
     def _given_names(self) -> frozenset[str]:
         """Names of the function's arguments that the DAG file passes."""
@@ -162,10 +156,11 @@ class PandaFunctionOperator(BaseOperator):
                 return []
             hook = PandaHook(self.panda_conn_id)
             connection = hook.get_conn()
-            parameters.direct_service(connection.conn_id, connection.service)
             instance = configuration.instance(connection.instance_secret, conn_id=self.panda_conn_id)
             key = task_key(instance, str(context["ti"].id))
             archive = self._pack(call, connection, key)
+            way = way_of(hook, connection, context)
+            spec = self._spec(connection, archive, key, instance, context, way)
         except (ConfigurationError, PackagingError) as error:
             # The same try would end the same way: no retries.
             raise AirflowFailException(str(error)) from error
@@ -173,17 +168,15 @@ class PandaFunctionOperator(BaseOperator):
             "%s: packed %s() as %s, %d job(s), %d bytes, by %s",
             key, archive.function, archive.name, archive.n_jobs, len(archive.content), archive.form,
         )  # fmt: skip
-        grid = hook.grid()
-        self._kill_earlier_try(context, grid, key)
-        self._remember(context, TASK_KEY_KEY, key)
-        spec = self._spec(connection, archive, key, instance, context)
-        grid.upload(archive.name, archive.content)
-        task_id = grid.submit(spec)
-        self._submitted = (grid, task_id)
-        self._tell(context, connection, key, task_id)
-        self.log.info("%s: submitted as PanDA task %d (%s); waiting without a worker", key, task_id, spec.name)
+        submission.end_earlier_try(context, hook, key)
+        submission.remember(context, TASK_KEY_KEY, key)
+        hook.grid().upload(archive.name, archive.content)
+        submitted = way.submit(spec)
+        self._submitted = (hook, submitted)
+        submission.tell_submission(context, connection, key=key, submission=submitted)
+        self.log.info("%s: submitted as %s (%s); waiting without a worker", key, submitted, submitted.task_name)
         self._submitted = None
-        return self._defer(spec, task_id)
+        return self._defer(spec, submitted)
 
     def _pack(self, call: Call, connection: PandaConnection, key: str) -> Archive:
         return build_archive(
@@ -197,29 +190,6 @@ class PandaFunctionOperator(BaseOperator):
             delivery=archive_delivery(connection, key) if connection.signing == "archive" else None,
         )
 
-    def _kill_earlier_try(self, context: Context, grid: PandaGrid, key: str) -> None:
-        """Kill what an earlier try of this task instance left on the grid; this try has a key of its own."""
-        store = context.get("task_state_store")
-        if store is None:
-            return
-        earlier_key, earlier_id = store.get(TASK_KEY_KEY), store.get(TASK_ID_KEY)
-        if not isinstance(earlier_id, int) or earlier_key in (None, key):
-            return
-        try:
-            if grid.kill(earlier_id) is KillOutcome.REGISTERED:
-                self.log.info("%s: killed PanDA task %d, which an earlier try left (%s)", key, earlier_id, earlier_key)
-        except GridError as error:
-            self.log.warning("%s: PanDA task %d of an earlier try was not killed: %s", key, earlier_id, error)
-
-    def _tell(self, context: Context, connection: PandaConnection, key: str, task_id: int) -> None:
-        """Leave the ids where a later try, the trigger's ``on_kill`` and the UI find them."""
-        self._remember(context, TASK_ID_KEY, task_id)
-        ti = context["ti"]
-        ti.xcom_push(TASK_KEY_KEY, key)
-        ti.xcom_push(TASK_ID_KEY, task_id)
-        if connection.monitor_url:
-            ti.xcom_push(LINK_KEY, f"{connection.monitor_url.rstrip('/')}/task/{task_id}/")
-
     def _spec(
         self,
         connection: PandaConnection,
@@ -227,22 +197,14 @@ class PandaFunctionOperator(BaseOperator):
         key: str,
         instance: str,
         context: Context,
+        way: Way,
     ) -> TaskSpec:
-        by_secret = connection.signing == "secret"
-        command = job_command(
-            archive=archive,
-            cache_url=connection.endpoint.cache_url or connection.endpoint.url,
-            task_key=key,
-            environment=self.environment,
-            secret_name=secret_name(instance) if by_secret else None,
-            result_store=connection.result_store,
-        )
         ti = context["ti"]
         return TaskSpec(
             key=key,
             name=task_name(ti.dag_id, ti.task_id, ti.run_id, key),
             n_jobs=archive.n_jobs,
-            command=command,
+            command=way.command(archive, key, self.environment),
             archive_name=archive.name,
             resources=Resources(
                 queue=self.panda_queue or connection.queue,
@@ -255,29 +217,20 @@ class PandaFunctionOperator(BaseOperator):
                 max_attempt=self.max_attempt,
             ),
             container=self.environment.container if self.environment.container_runtime == "panda" else None,
-            use_secrets=by_secret,
+            use_secrets=connection.signing == "secret",
             processing_type=processing_type(instance),
         )
 
-    def _remember(self, context: Context, name: str, value: str | int) -> None:
-        """Write to the task state store, which outlives this try."""
-        store = context.get("task_state_store")
-        if store is None:
-            return
-        try:
-            store.set(name, value)
-        except Exception as error:
-            # The name look-up finds the task as well; losing this note must not fail the submission.
-            self.log.warning("could not write %s to the task state store: %s", name, error)
-
-    def _defer(self, spec: TaskSpec, task_id: int) -> NoReturn:
+    def _defer(self, spec: TaskSpec, submitted: Submission) -> NoReturn:
         limit = self.deadline if self.deadline is not None else self.execution_timeout
         self.defer(
             trigger=PandaFunctionTrigger(
                 panda_conn_id=self.panda_conn_id,
                 task_key=spec.key,
-                task_id=task_id,
-                task_name=spec.name,
+                task_name=submitted.task_name,
+                task_id=submitted.task_id,
+                request_id=submitted.request_id,
+                transform_id=submitted.transform_id,
                 processing_type=spec.processing_type,
                 policy=self._policy(spec.n_jobs),
                 deadline=None if limit is None else time.time() + limit.total_seconds(),
@@ -298,9 +251,9 @@ class PandaFunctionOperator(BaseOperator):
     def on_kill(self) -> None:
         """Kill the grid task if this worker is ended between submission and deferral."""
         if self._submitted is not None:
-            grid, task_id = self._submitted
-            self.log.info("killing PanDA task %d", task_id)
-            grid.kill(task_id)
+            hook, submitted = self._submitted
+            self.log.info("killing %s", submitted)
+            kill(hook, submitted)
 
     # --- way back -----------------------------------------------------------------------------------------------
 
@@ -341,22 +294,14 @@ class PandaFunctionOperator(BaseOperator):
 
     def _kill(self, came: FunctionEvent) -> None:
         """End what is left of the grid task; an unreachable PanDA does not hide the outcome."""
-        if came.ended:
-            return
-        try:
-            PandaHook(self.panda_conn_id).grid().kill(came.task_id)
-        except GridError as error:
-            self.log.warning(
-                "%s: PanDA task %d could not be killed: %s. Kill it by hand: pbook, kill(%d)",
-                came.task_key, came.task_id, error, came.task_id,
-            )  # fmt: skip
+        if not came.ended:
+            left = Submission(
+                task_name="", task_id=came.task_id, request_id=came.request_id, transform_id=came.transform_id
+            )
+            submission.end_quietly(PandaHook(self.panda_conn_id), left, key=came.task_key)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Resume; where Airflow itself fails the task ("__fail__"), nobody waits for the grid task: kill it."""
         if next_method == "__fail__":
-            ti = context["ti"]
-            task_id = ti.xcom_pull(task_ids=ti.task_id, key=TASK_ID_KEY, map_indexes=ti.map_index)
-            if task_id is not None:
-                self.log.warning("the trigger ended without a result; killing PanDA task %s", task_id)
-                PandaHook(self.panda_conn_id).grid().kill(int(task_id))
+            submission.end_unwatched(context, PandaHook(self.panda_conn_id))
         return super().resume_execution(next_method, next_kwargs, context)

@@ -71,14 +71,15 @@ def collect_values(came: FunctionEvent, reader: Reader, grid: PandaGrid) -> dict
 
 def _fetch(came: FunctionEvent, reader: Reader, grid: PandaGrid) -> dict[int, Any]:
     failed = {failure.job for failure in came.failures}
+    reports = [] if came.task_id is None else grid.reports(came.task_id)
     decoded = {
         result.job: reader.value(result)
-        for result in verified_results(grid.reports(came.task_id), key=reader.signing_key, task_key=came.task_key)
+        for result in verified_results(reports, key=reader.signing_key, task_key=came.task_key)
         if result.status == envelope.RETURNED and result.job not in failed
     }
     if missing := [job for job in range(came.n_jobs) if job not in decoded and job not in failed]:
         raise MissingResultsError(
-            f"{came.task_key} (PanDA task {came.task_id}): PanDA's record lacks the values of {len(missing)} of "
+            f"{came.where}: PanDA's record lacks the values of {len(missing)} of "
             f"{came.n_jobs} job(s), which are together too large for a trigger event. Return smaller values, or set a "
             "result store on the PanDA connection",
             task_key=came.task_key,
@@ -110,7 +111,7 @@ def check_min_success(came: FunctionEvent, min_success: int | float | None) -> N
 def error_of(came: FunctionEvent) -> GridTaskError:
     """Return the error that tells why a grid task brought no value."""
     key, task_id = came.task_key, came.task_id
-    where = f"{key} (PanDA task {task_id})"
+    where = came.where
     told = f": {came.error}" if came.error else ""
     if came.outcome is Outcome.DEADLINE:
         return DeadlineExceededError(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
 
 from airflow_provider_panda.exceptions import ConfigurationError
+from airflow_provider_panda.grid.idds_answers import ENDED, OPEN
+from airflow_provider_panda.grid.task import PHASES
 from airflow_provider_panda.payload.command import Environment
 
 Choice = TypeVar("Choice", bound=str)
@@ -76,3 +78,36 @@ def direct_service(conn_id: str, service: str) -> None:
             f"{service!r} is not supported by this version",
             "Set it to panda: tasks then go to PanDA directly",
         )
+
+
+def task_states(name: str, value: str | Collection[str], *, terminal: bool = False) -> tuple[str, ...]:
+    """Return PanDA task states.
+
+    :param terminal: whether they must be states in which a task ends.
+    :raises ConfigurationError: one is none, or there are none.
+    """
+    known = [state for state, phase in PHASES.items() if phase.terminal or not terminal]
+    return _states(name, value, known, "a PanDA task", ends=terminal)
+
+
+_REQUEST_STATES = (*sorted(ENDED), *sorted(OPEN), "ToCancel", "Cancelling", "ToSuspend", "Suspending", "ToResume")
+"""States of an iDDS request that are worth waiting for."""
+
+
+def request_states(name: str, value: str | Collection[str], *, terminal: bool = False) -> tuple[str, ...]:
+    """Return iDDS request states.
+
+    :param terminal: whether they must be states in which a request ends.
+    :raises ConfigurationError: one is none, or there are none.
+    """
+    return _states(name, value, sorted(ENDED) if terminal else _REQUEST_STATES, "an iDDS request", ends=terminal)
+
+
+def _states(name: str, value: str | Collection[str], known: Sequence[str], what: str, *, ends: bool) -> tuple[str, ...]:
+    states = (value,) if isinstance(value, str) else tuple(sorted(value))
+    unknown = [state for state in states if state not in known]
+    if unknown or not states:
+        kind = f"a state in which {what} ends" if ends else f"a state of {what}"
+        problem = f"{unknown[0]!r} is not {kind}" if unknown else "there is none"
+        raise ConfigurationError(f"argument {name}", problem, f"Use {', '.join(known)}")
+    return states

@@ -1,7 +1,9 @@
 """First thing that runs on a worker node: fetch the archive, check its hash, unpack it, start the runner.
 
 Its text travels in the job parameters (see ``command``): standard library only, Python 3.6 and newer.
-Arguments: URL of the archive, its SHA-256, the environment as base64 of JSON, then the runner's own options.
+Arguments: URL of the archive, its SHA-256, the environment as base64 of JSON, then the runner's own options. Where
+iDDS's wrapper has unpacked the archive already, ``--unpacked`` stands in place of URL and hash, and the runner checks
+the files.
 """
 
 import base64
@@ -81,6 +83,18 @@ def unpack(file: BinaryIO, directory: str) -> None:
         raise BootstrapError("the archive cannot be unpacked: %s" % error) from None
 
 
+def fetch(url: str, expected: str) -> None:
+    """Fetch the archive, check its hash, and unpack it here."""
+    found = download(url, ARCHIVE)
+    if found != expected:
+        raise BootstrapError(
+            "the archive %s has hash %s, and %s was submitted: nothing of it was unpacked" % (url, found, expected)
+        )
+    with open(ARCHIVE, "rb") as file:
+        unpack(file, os.getcwd())
+    os.remove(ARCHIVE)
+
+
 def compose(environment: Dict[str, Any], options: List[str]) -> List[str]:
     """Return the command that runs the runner: setup lines, then the container, then the interpreter."""
     command = [*shlex.split(environment.get("python") or "python3"), RUNNER, *options]
@@ -108,17 +122,12 @@ def compose(environment: Dict[str, Any], options: List[str]) -> List[str]:
 def main(argv: List[str]) -> int:
     """Fetch, check, unpack and become the runner; returns only if that fails."""
     try:
-        url, expected, encoded = argv[:3]
-        environment = json.loads(base64.b64decode(encoded).decode())
-        found = download(url, ARCHIVE)
-        if found != expected:
-            raise BootstrapError(
-                "the archive %s has hash %s, and %s was submitted: nothing of it was unpacked" % (url, found, expected)
-            )
-        with open(ARCHIVE, "rb") as file:
-            unpack(file, os.getcwd())
-        os.remove(ARCHIVE)
-        command = compose(environment, argv[3:])
+        if argv[0] == "--unpacked":
+            encoded, options = argv[1], argv[2:]
+        else:
+            encoded, options = argv[2], argv[3:]
+            fetch(argv[0], argv[1])
+        command = compose(json.loads(base64.b64decode(encoded).decode()), options)
         sys.stdout.flush()
         try:
             os.execvp(command[0], command)  # noqa: S606

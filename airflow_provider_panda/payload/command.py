@@ -83,6 +83,34 @@ def job_command(
     )
 
 
+def wrapped_command(*, archive: Archive, task_key: str, environment: Environment, result_store: str | None) -> str:
+    """Return what iDDS's wrapper puts before its own script: a work's ``init_env`` (facts/idds.md section 10).
+
+    The wrapper has unpacked the archive into the working directory by then, unchecked: the runner checks the files
+    against the hash given here. The script, the last word of the line that runs, tells which job it is.
+
+    :param archive: what runs.
+    :param task_key: key of the task.
+    :param environment: what is set up around the function.
+    :param result_store: base URL for large results, or None.
+    :raises ConfigurationError: a word holds a character that the wrapper or a shell would take for its own.
+    """
+    options = ["--task-key", task_key, "--manifest", archive.manifest_sha256]
+    if result_store is not None:
+        options += ["--result-store", result_store]
+    if environment.setup or (environment.container and environment.container_runtime == "apptainer"):
+        words = ["python3", "panda_runner/bootstrap.py", "--unpacked", _encoded(environment), *options]
+    else:
+        words = [*shlex.split(environment.python), "panda_runner/runner.py", *options]
+    for word in words:
+        # iDDS parts the line at each semicolon.
+        if set(word) & set("$;\n`\"'\\"):
+            raise ConfigurationError(
+                "job command", f"{word!r} holds a character that means something to a shell", "Take it out"
+            )
+    return shlex.join(words)
+
+
 def _encoded(environment: Environment) -> str:
     text = json.dumps(asdict(environment), sort_keys=True)
     return base64.b64encode(text.encode()).decode()

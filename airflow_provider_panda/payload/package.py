@@ -34,7 +34,16 @@ Serializer = Literal["auto", "source", "cloudpickle"]
 ValueFormat = Literal["json", "cloudpickle"]
 Include = Sequence[str | ModuleType | os.PathLike[str]]
 
-RUNNER_FILES = ("runner.py", "report.py", "values.py", "arrays.py", "envelope.py", "publish.py", "store.py")
+RUNNER_FILES = (
+    "bootstrap.py",
+    "runner.py",
+    "report.py",
+    "values.py",
+    "arrays.py",
+    "envelope.py",
+    "publish.py",
+    "store.py",
+)
 """Modules of this package that travel in every archive, as the package ``panda_runner``."""
 _COMPRESSION = 6
 
@@ -46,6 +55,7 @@ class Archive:
     :param name: file name in PanDA's cache, ``sources.<sha256>.tar.gz``.
     :param sha256: hash of the content, in hexadecimal.
     :param content: the bytes.
+    :param manifest_sha256: hash of its manifest, which holds the hashes of all other members.
     :param n_jobs: number of jobs.
     :param form: how the function travels.
     :param function: its name.
@@ -53,6 +63,7 @@ class Archive:
 
     name: str
     sha256: str
+    manifest_sha256: str
     content: bytes
     n_jobs: int
     form: Literal["source", "cloudpickle"]
@@ -139,6 +150,7 @@ def build_archive(
     return Archive(
         name=f"sources.{digest}.tar.gz",
         sha256=digest,
+        manifest_sha256=hashlib.sha256(members["manifest.json"]).hexdigest(),
         content=content,
         n_jobs=len(call.per_job),
         form=form,

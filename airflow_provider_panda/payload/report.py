@@ -85,7 +85,14 @@ def deliver(job: Job, report: dict[str, Any], code: int) -> int:
     if signed is not None and broker is not None and job.options.publish:
         from . import publish
 
-        headers, body = envelope.message(report, signed, name=str(job.manifest.get("function", "")))
+        request_id, transform_id = idds_ids(job)
+        headers, body = envelope.message(
+            report,
+            signed,
+            name=str(job.manifest.get("function", "")),
+            request_id=request_id,
+            transform_id=transform_id,
+        )
         outcome = publish.publish(broker, headers, body)
         published = outcome.ok
         if not published:
@@ -95,6 +102,19 @@ def deliver(job: Job, report: dict[str, Any], code: int) -> int:
         sys.stderr.write("%s: the value could neither be published nor written to %s\n" % (who, REPORT_NAME))
         return EXIT_UNDELIVERED
     return code
+
+
+def idds_ids(job: Job) -> tuple[int | None, int | None]:
+    """Return request and transform of a job that iDDS started: they are in the context that its script carries."""
+    from base64 import b64decode
+
+    from .runner import wrapped_word
+
+    try:
+        context = json.loads(b64decode(wrapped_word(job.options.wrapped, "--context")))["attributes"]
+        return int(context["_workflow_context"]["attributes"]["_request_id"]), int(context["_transform_id"])
+    except (ValueError, KeyError, TypeError):
+        return None, None
 
 
 def signing_key(settings: dict[str, Any], task_key: str) -> bytes | None:

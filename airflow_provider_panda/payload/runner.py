@@ -1,9 +1,10 @@
 """Runs one job of an archive on a worker node and reports how it ended.
 
-Shipped inside the archive and started as ``python3 panda_runner/runner.py --job KEY --attempt N --task-key KEY``:
-standard library only, Python 3.9-3.13. A job may be short, so until the function's first line nothing is imported that
-a bare interpreter has not imported already (``json`` alone costs as much as the start of Python); what is needed
-afterwards is in ``report`` and ``publish``.
+Shipped inside the archive and started as ``python3 panda_runner/runner.py --job KEY --attempt N --task-key KEY``, or by
+iDDS's wrapper as ``... --task-key KEY --manifest HASH ./run_workflow.sh``, where the script says which job it is
+(facts/idds.md section 10). Standard library only, Python 3.9-3.13. A job may be short, so until the function's first
+line nothing is imported that a bare interpreter has not imported already (``json`` alone costs as much as the start of
+Python); what is needed afterwards is in ``report`` and ``publish``.
 """
 
 from __future__ import annotations
@@ -98,7 +99,9 @@ class Options:
         self.task_key = ""
         self.secret: Optional[str] = None
         self.result_store: Optional[str] = None
+        self.manifest: Optional[str] = None
         self.publish = True
+        self.wrapped = ""
         self.rest: List[str] = []
 
 
@@ -119,6 +122,13 @@ def job_index(key: str) -> int:
     :raises ValueError: the text is none of these.
     """
     text = key.strip().strip("[]").strip().strip("'\"").rpartition(":")[2]
+    if len(text) > 2 and not text[1:].isdigit():  # iDDS passes its job keys as base64 of JSON
+        from binascii import a2b_base64
+
+        try:
+            text = str(loads(a2b_base64(text).decode("ascii")))
+        except ValueError:
+            pass
     digits = text[1:] if text.startswith("j") else text
     if not (digits.isascii() and digits.isdigit()):
         raise ValueError("job key %.80r is none" % key)
@@ -135,7 +145,7 @@ def parse(argv: List[str]) -> Options:
     for word in words:
         if word == "--no-publish":
             options.publish = False
-        elif word in ("--job", "--attempt", "--task-key", "--secret", "--result-store"):
+        elif word in ("--job", "--attempt", "--task-key", "--secret", "--result-store", "--manifest"):
             value = next(words, None)
             if value is None:
                 raise ValueError("%s lacks its value" % word)
@@ -147,9 +157,51 @@ def parse(argv: List[str]) -> Options:
                 setattr(options, word[2:].replace("-", "_"), value)
         else:
             options.rest.append(word)
+    if options.job < 0 and options.rest:
+        with open(options.rest[0], encoding="utf-8") as file:
+            options.wrapped = file.read()
+        options.job = job_index(wrapped_word(options.wrapped, "--current_job_kwargs"))
+        attempt = wrapped_word(options.wrapped, "--key")
+        options.attempt = int(attempt) if attempt.isdigit() else 1
     if options.job < 0 or not options.task_key:
         raise ValueError("--job and --task-key are needed")
     return options
+
+
+def wrapped_word(script: str, option: str) -> str:
+    """Return the word after an option in the script of iDDS's wrapper, where every word stands in double quotes."""
+    head = '"%s" "' % option
+    start = script.rfind(head)
+    if start < 0:
+        return ""
+    start += len(head)
+    return script[start : script.find('"', start)]
+
+
+def check_files(job: Job, manifest: bytes) -> None:
+    """Check the files against the manifest, and it against the hash that was submitted, where somebody else unpacked.
+
+    :raises Stop: a file is not the one that was packed.
+    """
+    expected = job.options.manifest
+    if expected is None:
+        return
+    try:
+        from _sha2 import sha256  # type: ignore[import-not-found]  # without the 5 ms that hashlib takes
+    except ImportError:
+        from hashlib import sha256
+    changed = [] if sha256(manifest).hexdigest() == expected else ["manifest.json"]
+    for name, wanted in () if changed else job.manifest["members"].items():
+        try:
+            with open(os.path.join(job.root, name), "rb") as file:
+                found = sha256(file.read()).hexdigest()
+        except OSError:
+            found = ""
+        if found != wanted:
+            changed.append(name)
+    if changed:
+        problem = "%s of the archive is not what was submitted; nothing of it was run"
+        raise Stop("refused", "ArchiveChanged", problem % ", ".join(changed[:5]))
 
 
 def load_settings(job: Job) -> None:
@@ -269,7 +321,7 @@ def main(argv: List[str], root: str) -> int:
     """Run one job and return the exit code of the process."""
     try:
         options = parse(argv)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         sys.stderr.write("airflow-panda runner: %s\n" % error)
         return EXIT_REFUSED
     job = Job(root, options)
@@ -277,8 +329,10 @@ def main(argv: List[str], root: str) -> int:
     failure: Optional[BaseException] = None
     function_began = False
     try:
-        with open(os.path.join(root, "manifest.json"), encoding="utf-8") as file:
-            job.manifest = loads(file.read())
+        with open(os.path.join(root, "manifest.json"), "rb") as file:
+            manifest = file.read()
+        job.manifest = loads(manifest.decode("utf-8"))
+        check_files(job, manifest)
         if job.manifest.get("format") != FORMAT:
             raise Stop("refused", "UnknownFormat", "the archive has format %.20r" % (job.manifest.get("format"),))
         load_settings(job)

@@ -40,7 +40,7 @@ class FunctionEvent:
 
     :param outcome: why the trigger fired.
     :param task_key: key of the task.
-    :param task_id: jediTaskID.
+    :param task_id: jediTaskID, or None if iDDS had not told of one yet.
     :param n_jobs: number of jobs of the call.
     :param ended: whether PanDA itself had ended the task.
     :param status: PanDA's last word on the task, if any was heard.
@@ -49,11 +49,13 @@ class FunctionEvent:
         be verified once more before it is decoded; None if there are too many bytes of them.
     :param failures: failed jobs.
     :param missing: jobs of which nothing is known.
+    :param request_id: iDDS request, where the task went through iDDS.
+    :param transform_id: iDDS transform.
     """
 
     outcome: Outcome
     task_key: str
-    task_id: int
+    task_id: int | None
     n_jobs: int
     ended: bool
     status: str | None = None
@@ -61,6 +63,18 @@ class FunctionEvent:
     results: list[dict[str, Any]] | None = None
     failures: tuple[JobFailure, ...] = ()
     missing: tuple[int, ...] = ()
+    request_id: int | None = None
+    transform_id: int | None = None
+
+    @property
+    def where(self) -> str:
+        """The task in words, by all names under which a person finds it."""
+        known = []
+        if self.task_id is not None:
+            known.append(f"PanDA task {self.task_id}")
+        if self.request_id is not None:
+            known.append(f"iDDS request {self.request_id}, transform {self.transform_id}")
+        return f"{self.task_key} ({', '.join(known)})"
 
     def to_json(self) -> dict[str, Any]:
         """Return the event as JSON for Airflow."""

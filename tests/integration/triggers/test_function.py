@@ -26,7 +26,7 @@ from airflow_provider_panda.payload import envelope
 from airflow_provider_panda.payload.command import Environment, job_command
 from airflow_provider_panda.payload.delivery import user_secret
 from airflow_provider_panda.payload.package import Delivery, build_archive
-from airflow_provider_panda.triggers import function
+from airflow_provider_panda.triggers import wait
 from airflow_provider_panda.triggers.event import FunctionEvent, Outcome
 from airflow_provider_panda.triggers.function import PandaFunctionTrigger
 from demo.grid import Grid
@@ -246,7 +246,7 @@ async def test_lost_exception_is_told_by_exit_code(bench: Bench) -> None:
 
 
 async def test_wrong_signature_is_never_a_value(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(function, "LATE_REPORTS", (0.2, 0.2))
+    monkeypatch.setattr(wait, "LATE_REPORTS", (0.2, 0.2))
     bench.store_secret(secret="another secret")
     event = await fired(bench.submit(answer))
     assert event.outcome is Outcome.ENDED
@@ -259,7 +259,7 @@ async def test_wrong_signature_is_never_a_value(bench: Bench, monkeypatch: pytes
 async def test_missing_results_are_failures_where_failures_are_collected(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(function, "LATE_REPORTS", (0.2, 0.2))
+    monkeypatch.setattr(wait, "LATE_REPORTS", (0.2, 0.2))
     bench.store_secret(secret="another secret")
     event = await fired(bench.submit(square, jobs=2, on_job_error="collect"))
     assert event.outcome is Outcome.COMPLETE

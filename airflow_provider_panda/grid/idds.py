@@ -1,0 +1,268 @@
+"""Tasks through iDDS: one request per DAG run, one transform per task and try; uploads and kills go to PanDA."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from airflow_provider_panda.exceptions import GridRefusedError, TaskNotFoundError
+from airflow_provider_panda.grid import names
+from airflow_provider_panda.grid.answers import KillOutcome
+from airflow_provider_panda.grid.idds_answers import RequestStatus, TransformStatus
+from airflow_provider_panda.grid.idds_client import IddsClient
+from airflow_provider_panda.grid.idds_work import RunRequest, Site, request_properties, transform_properties
+from airflow_provider_panda.grid.panda import PandaGrid
+from airflow_provider_panda.grid.retry import RetryPolicy, again
+from airflow_provider_panda.grid.session import base_url
+from airflow_provider_panda.grid.task import TaskSpec
+
+log = logging.getLogger(__name__)
+
+SETTLING: Final = 0.3
+"""Seconds after which a young request is looked for again: one with a lower id may have been on its way."""
+
+APPEARANCE: Final = RetryPolicy(attempts=12, first=2.0, longest=15.0)
+"""How long a task to be killed is waited for: iDDS hands it to PanDA up to 18 s later (facts/idds.md section 6)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DagRun:
+    """One DAG run as iDDS is told of it.
+
+    :param instance: id of the Airflow instance.
+    :param dag_id: DAG.
+    :param run_id: its run.
+    :param generation: how often it was cleared.
+    """
+
+    instance: str
+    dag_id: str
+    run_id: str
+    generation: int = 0
+
+    @property
+    def mark(self) -> str:
+        """What its requests are found by."""
+        return names.run_mark(self.instance, self.dag_id, self.run_id)
+
+    def request(self, secret: str, nonce: str = "") -> RunRequest:
+        """Return its request: the token is the same for all tasks of the run, and known to this Airflow alone.
+
+        :param secret: instance secret.
+        :param nonce: key of the task that makes the request.
+        """
+        text = f"airflow-panda request v1:{self.mark}:{self.generation}"
+        return RunRequest(
+            name=names.request_name(self.dag_id, self.run_id, self.mark, self.generation, nonce),
+            token=hmac.new(secret.encode(), text.encode(), hashlib.sha256).hexdigest()[:32],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submitted:
+    """A task that iDDS took.
+
+    :param request_id: request of the DAG run.
+    :param transform_id: transform of the task.
+    :param task_name: name that its PanDA task will have.
+    """
+
+    request_id: int
+    transform_id: int
+    task_name: str
+
+
+def panda_task_name(name: str, request_id: int, transform_id: int) -> str:
+    """Return the name that iDDS gives to the PanDA task of a work (idds 2.6.21, carrier/plugins/base.py)."""
+    return f"{name}_{request_id}_{transform_id}"
+
+
+class IddsGrid:
+    """The tasks of one identity that iDDS coordinates. Safe to use from many threads at once.
+
+    :param client: iDDS.
+    :param panda: the PanDA server that iDDS submits to.
+    :param secret: instance secret, of which the requests' tokens are made.
+    :param policy: how often a call is made that failed for a reason that may pass.
+    :param pause: waits for the seconds given.
+    """
+
+    def __init__(
+        self,
+        client: IddsClient,
+        panda: PandaGrid,
+        *,
+        secret: str,
+        policy: RetryPolicy | None = None,
+        pause: Callable[[float], object] = time.sleep,
+    ) -> None:
+        self.client = client
+        self.panda = panda
+        self._secret = secret
+        self._policy = policy or RetryPolicy()
+        self._pause = pause
+
+    # --- the request of a DAG run ---
+
+    def request_for(self, run: DagRun, nonce: str) -> int:
+        """Return the open request of a DAG run, made if there is none.
+
+        Tasks that start together may each make one: the lowest id wins, and who lost closes its own at once, empty.
+
+        :param nonce: key of the task that asks, the end of the name of a request that it makes.
+        :raises GridError: iDDS cannot be asked, or refuses.
+        """
+        request = run.request(self._secret, nonce)
+        found = again(self._policy, f"request of {run.run_id}", lambda: self._settled(run), pause=self._pause)
+        if found is not None:
+            return found
+
+        def make() -> int:
+            mine = self._ids(run).get(request.name)  # after a lost reply
+            if mine is None:
+                mine = self.client.add_request(request_properties(request, self._site()))
+                log.info("%s: made iDDS request %d for run %s", nonce, mine, run.run_id)
+            return mine
+
+        mine = again(self._policy, f"new request of {run.run_id}", make, pause=self._pause)
+        winner = again(self._policy, f"request of {run.run_id}", lambda: self._settled(run), pause=self._pause)
+        if winner is None:
+            raise GridRefusedError(
+                f"iDDS made request {mine} for run {run.run_id} and does not list it as open. Ask its operators"
+            )
+        if winner != mine:
+            log.info("%s: iDDS request %d was there first; closing %d, empty", nonce, winner, mine)
+            again(self._policy, f"close of request {mine}", lambda: self.client.close_request(mine), pause=self._pause)
+        return winner
+
+    def _ids(self, run: DagRun, generation: int | None = None) -> dict[str, int]:
+        listed = self.client.request_ids(names.request_pattern(run.mark, generation))
+        return {name: key for name, key in listed.items() if names.is_request_of(name, run.mark, generation)}
+
+    def _lowest_open(self, run: DagRun) -> RequestStatus | None:
+        for request_id in sorted(self._ids(run, run.generation).values()):
+            status = self.client.request(request_id)
+            if status is not None and status.takes_works:
+                return status
+        return None
+
+    def _settled(self, run: DagRun) -> int | None:
+        """Return the run's open request once it is the same in two looks, or has works already."""
+        before: int | None = None
+        while True:
+            found = self._lowest_open(run)
+            if found is None:
+                return None
+            if found.transforms or found.request_id == before:
+                return found.request_id
+            before = found.request_id
+            self._pause(SETTLING)
+
+    def close_run(self, run: DagRun) -> list[int]:
+        """Close what is open of a DAG run, of all its generations, and return the ids.
+
+        :raises GridError: iDDS cannot be asked, or refuses.
+        """
+        closed = []
+        for request_id in sorted(self._ids(run).values()):
+            status = self.client.request(request_id)
+            if status is not None and status.takes_works:
+                self.client.close_request(request_id)
+                closed.append(request_id)
+        return closed
+
+    # --- a task ---
+
+    def submit(self, spec: TaskSpec, run: DagRun, request_id: int) -> Submitted:
+        """Submit a task once; made again, or after a lost reply, it finds what was submitted.
+
+        :param spec: the task; its command is what runs in place of iDDS's own runner.
+        :param run: the DAG run.
+        :param request_id: its request (:meth:`request_for`).
+        :raises GridRefusedError: iDDS does not take it.
+        :raises GridError: no usable answer, also after further attempts.
+        """
+        request = run.request(self._secret)
+
+        def attempt() -> int:
+            known = self._transform(request_id, spec.name)
+            if known is not None:
+                log.info("%s: iDDS has the task already: transform %d", spec.key, known.transform_id)
+                return known.transform_id
+            properties = transform_properties(spec, request, request_id, self._site())
+            return self.client.add_transform(request_id, properties)
+
+        transform_id = again(self._policy, f"submit of {spec.key}", attempt, pause=self._pause)
+        return Submitted(
+            request_id=request_id,
+            transform_id=transform_id,
+            task_name=panda_task_name(spec.name, request_id, transform_id),
+        )
+
+    def _transform(self, request_id: int, name: str) -> TransformStatus | None:
+        status = self.client.request(request_id)
+        transforms = status.transforms if status is not None else ()
+        return next((transform for transform in transforms if transform.name == name), None)
+
+    def task_id(self, request_id: int, transform_id: int) -> int | None:
+        """Return the jediTaskID of a transform, or None while iDDS has not submitted it.
+
+        :raises TaskNotFoundError: the transform ended without one, or is not there.
+        """
+        status = again(
+            self._policy,
+            f"iDDS request {request_id}",
+            lambda: self.client.request(request_id),
+            pause=self._pause,
+        )
+        for transform in status.transforms if status is not None else ():
+            if transform.transform_id == transform_id:
+                if transform.task_id is None and transform.ended:
+                    raise TaskNotFoundError(f"iDDS transform {transform_id} is {transform.status} without a PanDA task")
+                return transform.task_id
+        raise TaskNotFoundError(f"iDDS has no transform {transform_id} in request {request_id}")
+
+    def kill(self, request_id: int, transform_id: int) -> KillOutcome | None:
+        """Kill the PanDA task of a transform, waiting for it to appear; None if it ended before it had one.
+
+        iDDS's own abort does nothing for the tasks of functions (facts/idds.md section 4).
+        """
+        for pause in (*APPEARANCE.pauses(), None):
+            try:
+                task_id = self.task_id(request_id, transform_id)
+            except TaskNotFoundError:
+                return None
+            if task_id is not None:
+                return self.panda.kill(task_id)
+            if pause is not None:
+                self._pause(pause)
+        raise GridRefusedError(
+            f"iDDS transform {transform_id} of request {request_id} has no PanDA task yet that could be killed"
+        )
+
+    def _site(self) -> Site:
+        endpoint = self.panda.endpoint
+        return Site(
+            panda_url=base_url(endpoint.url),
+            cache_url=base_url(endpoint.cache_url or endpoint.url),
+            vo=endpoint.vo,
+            user_name=self.panda.owner,
+        )
+
+
+def without_reason(transform: TransformStatus, request: RequestStatus | None) -> str:
+    """Return what can be said of a transform that ended without a PanDA task; iDDS keeps the reason to itself."""
+    told = transform.errors or (request.errors if request is not None else None)
+    where = f"iDDS transform {transform.transform_id}"
+    if told:
+        return f"{where} is {transform.status}: {told}"
+    return (
+        f"{where} is {transform.status}, and iDDS tells no reason. Most often PanDA refused its submission: iDDS's own "
+        "credentials, an unknown queue or working group, or too many tasks of the user. The log of iDDS's submitter "
+        "names it: ask its operators for this transform"
+    )

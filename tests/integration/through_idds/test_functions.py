@@ -1,0 +1,251 @@
+"""Functions through the real iDDS: every way home, every way to end."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+
+from airflow_provider_panda import configuration
+from airflow_provider_panda.exceptions import GridRefusedError, GridTaskFailedError, JobRaisedError
+from airflow_provider_panda.grid.idds import DagRun
+from airflow_provider_panda.grid.idds_work import Site, request_properties
+from airflow_provider_panda.grid.task import Phase
+from airflow_provider_panda.hooks.panda import PandaHook
+from airflow_provider_panda.listeners import closing
+from airflow_provider_panda.triggers import wait
+from tests.integration.through_idds.calls import DEAF, DIRECT, RELAYED, Call, use
+from tests.stack.stack import Stack
+
+
+@pytest.fixture(autouse=True)
+def connected(idds_stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Stack:
+    use(idds_stack.access, monkeypatch)
+    monkeypatch.setattr(configuration, "poll_interval", lambda: 1.0)
+    return idds_stack
+
+
+def add(a: int, b: int) -> int:
+    return a + b
+
+
+def square(n: int) -> int:
+    return n * n
+
+
+@pytest.mark.parametrize("conn_id", [DIRECT, RELAYED])
+async def test_a_value_comes_home_and_the_request_is_closed(conn_id: str) -> None:
+    call = Call(add, conn_id=conn_id, op_args=[2], op_kwargs={"b": 40})
+
+    assert await call.value() == 42
+
+    assert call.event is not None
+    assert call.event.request_id == call.ti.xcoms["idds_request_id"]
+    assert call.ti.xcoms["idds_transform_id"] == call.event.transform_id
+    assert call.ti.xcoms["panda_conn_id"] == conn_id
+    before = call.request()
+    assert before.takes_works
+    (transform,) = before.transforms
+    key = call.ti.xcoms["panda_task_key"]
+    assert transform.name.startswith("airflow-idds_test-work-manual__")
+    assert transform.name.endswith(key)
+    assert before.username == "Grid User"
+
+    closing.close(conn_id, call.ti.dag_id, call.ti.run_id)
+
+    after = await ended(call)
+    assert (after.status, [t.status for t in after.transforms]) == ("Finished", ["Finished"])
+
+
+async def ended(call: Call) -> Any:
+    """Return the request of a call once iDDS ended it."""
+    while not (status := await asyncio.to_thread(call.request)).ended:
+        await asyncio.sleep(0.3)
+    return status
+
+
+async def test_fifty_jobs_come_home_in_order_one_by_its_second_attempt(tmp_path: Path) -> None:
+    marker = str(tmp_path / "attempted")
+
+    def flaky(n: int, marker: str) -> int:
+        from pathlib import Path
+
+        if n == 7 and not Path(marker).exists():
+            Path(marker).write_text("once")
+            raise RuntimeError("the first time")
+        return n * 10
+
+    call = Call(
+        flaky,
+        op_kwargs={"n": list(range(50)), "marker": marker},
+        map_over="n",
+        retry_on_exception=True,
+        max_attempt=3,
+    )
+
+    assert await call.value() == [n * 10 for n in range(50)]
+
+    assert Path(marker).exists()
+    assert len(call.request().transforms) == 1
+
+
+async def test_killing_ends_the_jobs() -> None:
+    def lasts(n: int) -> int:
+        import time
+
+        time.sleep(300)
+        return n
+
+    call = Call(lasts, op_kwargs={"n": list(range(4))}, map_over="n")
+    trigger = await asyncio.to_thread(call.submit)
+    grid = PandaHook(DIRECT).grid()
+    name = trigger.awaited.task_name
+    task = await until(lambda: found_running(grid, name))
+
+    await trigger._kill()
+
+    ended = await until(lambda: found_ended(grid, name))
+    assert ended.phase is Phase.KILLED
+    jobs = await asyncio.to_thread(grid.jobs, task.task_id)
+    assert {job.status for job in jobs} <= {"cancelled", "closed", "failed"}
+
+
+async def until(look: Any) -> Any:
+    """Return what a look finds, once it finds something."""
+    while (found := await asyncio.to_thread(look)) is None:
+        await asyncio.sleep(0.3)
+    return found
+
+
+def found_running(grid: Any, name: str) -> Any:
+    task = grid.find(name)
+    return task if task is not None and task.status == "running" else None
+
+
+def found_ended(grid: Any, name: str) -> Any:
+    task = grid.find(name)
+    return task if task is not None and task.phase.terminal else None
+
+
+async def test_an_exception_comes_home_with_its_traceback() -> None:
+    def fails() -> None:
+        raise ValueError("not today")
+
+    call = Call(fails)
+
+    with pytest.raises(JobRaisedError, match="ValueError: not today") as raised:
+        await call.value()
+
+    assert "in fails" in raised.value.remote_traceback
+
+
+async def test_a_task_that_idds_cannot_submit_fails_with_what_can_be_said(connected: Stack) -> None:
+    connected.idds.stop_agents()
+    connected.idds.start_agents("no token")  # as when iDDS's own credentials at PanDA have expired
+    call = Call(add, op_args=[1, 2])
+    told = r"iDDS transform \d+ is Failed, and iDDS tells no reason"
+    try:
+        with pytest.raises(GridTaskFailedError, match=told) as failed:
+            await call.value()
+    finally:
+        connected.idds.stop_agents()
+        connected.idds.start_agents(connected.grid.token())
+
+    assert failed.value.task_id is None
+    assert f"iDDS request {call.ti.xcoms['idds_request_id']}" in str(failed.value)
+
+
+def test_tasks_that_start_together_share_one_request() -> None:
+    run_ids = [f"together__{uuid4()}" for _ in range(2)]
+    calls = [Call(square, run_id=run_id, task_id=f"t{n}", op_args=[n]) for run_id in run_ids for n in range(20)]
+
+    with ThreadPoolExecutor(40) as pool:
+        triggers = list(pool.map(Call.submit, calls))
+
+    by_run = {
+        run_id: {
+            trigger.awaited.request_id
+            for trigger, call in zip(triggers, calls, strict=True)
+            if call.ti.run_id == run_id
+        }
+        for run_id in run_ids
+    }
+    assert [len(found) for found in by_run.values()] == [1, 1]
+    assert len(set.union(*by_run.values())) == 2
+    for call in (calls[0], calls[20]):
+        used = call.ti.xcoms["idds_request_id"]
+        for request in call.requests():
+            if request.request_id == used:
+                assert len(request.transforms) == 20
+            else:
+                assert request.transforms == ()
+                assert closed(call, request.request_id)
+
+
+def closed(call: Call, request_id: int) -> bool:
+    """Wait until iDDS has closed a request, which it was told to."""
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        status = call.grid.client.request(request_id)
+        if status is not None and not status.takes_works:
+            return True
+        time.sleep(0.3)
+    return False
+
+
+async def test_a_cleared_run_gets_a_new_request() -> None:
+    first = Call(square, op_args=[3])
+    assert await first.value() == 9
+    closing.close(DIRECT, first.ti.dag_id, first.ti.run_id)
+
+    again = Call(square, run_id=first.ti.run_id, generation=1, op_args=[4])
+    assert await again.value() == 16
+
+    assert again.ti.xcoms["idds_request_id"] > first.ti.xcoms["idds_request_id"]
+    closing.close(DIRECT, first.ti.dag_id, first.ti.run_id)
+    assert (await ended(first)).status == (await ended(again)).status == "Finished"
+
+
+async def test_submission_made_twice_is_one_transform() -> None:
+    call = Call(square, op_args=[5])
+    first = await asyncio.to_thread(call.submit)
+    second = await asyncio.to_thread(call.submit)  # the same try executed once more: the same key
+
+    assert first.awaited == second.awaited
+    assert len(call.request().transforms) == 1
+    assert await call.value(second) == 25
+
+
+def test_a_request_of_another_user_is_refused_in_words(connected: Stack) -> None:
+    run = DagRun(instance="abcd", dag_id="theirs", run_id="run")
+    site = Site(panda_url=connected.access.panda_url, cache_url=connected.access.panda_url, vo="wlcg")
+    properties = request_properties(run.request("their secret", "nonce"), site)
+    # No token: the stack takes such a caller for its "Test User".
+    answer = httpx.post(
+        f"{connected.access.idds_url}/request", json=properties, headers={"X-IDDS-Auth-Type": "x509_proxy"}
+    )
+    theirs = answer.json()["request_id"]
+    client = PandaHook(DIRECT).idds()
+
+    for refused in (lambda: client.close_request(theirs), lambda: client.messages(theirs)):
+        with pytest.raises(GridRefusedError, match="another user's"):
+            refused()
+
+
+@pytest.fixture
+def late_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wait, "LATE_REPORTS", (0.5, 1.0, 2.0))
+    monkeypatch.setattr(wait, "SUBSCRIBE_PATIENCE", 0.5)
+
+
+@pytest.mark.usefixtures("late_looks")
+async def test_without_a_broker_the_value_is_read_from_what_the_services_kept() -> None:
+    call = Call(add, conn_id=DEAF, op_args=[20], op_kwargs={"b": 3})
+
+    assert await call.value() == 23
