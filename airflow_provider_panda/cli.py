@@ -6,6 +6,9 @@ from airflow.cli.cli_config import ActionCommand, Arg, GroupCommand, lazy_load_c
 
 _CONN = Arg(("conn_id",), help="connection of type panda", nargs="?", default="panda_default")
 _NEW_SECRET = Arg(("--new-secret",), help="make a new instance secret even if there is one", action="store_true")
+_OUTPUT = Arg(
+    ("-o", "--output"), help="plain: a line a step; json: one object", choices=("plain", "json"), default="plain"
+)
 
 _GRID_ARGS = (
     Arg(("--host",), help="address to listen on (default 127.0.0.1)", default="127.0.0.1"),
@@ -27,15 +30,15 @@ def get_panda_commands() -> list[GroupCommand]:
             subcommands=(
                 ActionCommand(
                     name="setup",
-                    help="make the instance secret of a connection and store it with PanDA as a user secret",
+                    help="make the instance secret of a connection, store it with PanDA, and try the file cache",
                     func=lazy_load_command("airflow_provider_panda.commands.setup.setup"),
-                    args=(_CONN, _NEW_SECRET),
+                    args=(_CONN, _NEW_SECRET, _OUTPUT),
                 ),
                 ActionCommand(
                     name="check",
                     help="try a connection step by step and say what is wrong; changes nothing",
                     func=lazy_load_command("airflow_provider_panda.commands.check.check"),
-                    args=(_CONN,),
+                    args=(_CONN, _OUTPUT),
                 ),
                 ActionCommand(
                     name="grid",

@@ -71,6 +71,15 @@ def accepts(command: Command, state: TaskState) -> bool:
     return state in COMMAND_ACCEPTED[command]
 
 
+def retries_while_running(state: TaskState, label: str | None) -> bool:
+    """Whether a retry of a task that has not ended tries its failed jobs again: only tasks of users do."""
+    return state in (TaskState.RUNNING, TaskState.PENDING) and label == "user"
+
+
+ATTEMPTS_INCREASED_IN = (TaskState.RUNNING, TaskState.READY)
+"""States, now or before a hold, in which task/increase_attempts is taken."""
+
+
 def rejection(command: Command, state: TaskState) -> str:
     """Return the server's words for a command that is not taken."""
     return f"Command rejected: the {command} command is not accepted if the task is in {state} status "
@@ -104,6 +113,27 @@ def broker(site: str | None, queues: Sequence[str]) -> Brokered:
             if pattern.fullmatch(queue):
                 return Brokered(queue)
     return Brokered(None, f"unknown site={site}")
+
+
+class ParentWait(Enum):
+    """What the state of its parent means for a task that is about to be refined."""
+
+    GO = "go"
+    WAIT = "wait"
+    BREAK = "break"
+
+
+def parent_wait(parent: TaskState | None, *, no_wait: bool) -> ParentWait:
+    """Decide whether a child task may start (JEDI's TaskRefiner, checkParentTask_JEDI).
+
+    :param parent: state of the parent; None if there is no such task.
+    :param no_wait: the child's parameter noWaitParent.
+    """
+    if parent in (TaskState.DONE, TaskState.FINISHED):
+        return ParentWait.GO
+    if parent is None or parent in (TaskState.BROKEN, TaskState.ABORTED, TaskState.FAILED):
+        return ParentWait.BREAK
+    return ParentWait.GO if no_wait else ParentWait.WAIT
 
 
 def brokerage_dialog(task_id: int, reason: str, base_url: str) -> str:

@@ -18,6 +18,7 @@ _PASSED_ON: Final = (
     "LC_CTYPE",
     "TZ",
     "LD_LIBRARY_PATH",
+    "X509_USER_PROXY",
     "SSL_CERT_FILE",
     "SSL_CERT_DIR",
     "http_proxy",
@@ -98,6 +99,7 @@ def payload_environment(job: JobRow, scratch: Path, url: str) -> dict[str, str]:
         "PANDA_SITE_NAME": queue,
         "PILOT_HOME": str(scratch),
         "PILOT_USER": "generic",
+        "PANDA_SERVER_URL": url,
         "PANDACACHE_URL": f"{url}/server/panda",
     }
 

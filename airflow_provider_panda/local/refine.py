@@ -19,7 +19,6 @@ REQUIRED: Final = (
     "architecture",
     "transUses",
     "transHome",
-    "transPath",
     "processingType",
     "prodSourceLabel",
     "taskType",
@@ -28,6 +27,8 @@ REQUIRED: Final = (
 MAX_INPUTS: Final = 200_000
 PSEUDO_DATASET: Final = "pseudo_dataset"
 PSEUDO_LFN: Final = "pseudo_lfn"
+DEFAULT_TRANSFORM: Final = "https://pandaserver-doma.cern.ch/trf/user/runGen-00-00-02"
+"""What a task without transPath gets from GenTaskRefiner; prun leaves it to that."""
 
 
 class BrokenTaskError(Exception):
@@ -60,6 +61,7 @@ class Refined:
     :param auto_retry: whether a failed attempt is followed by another.
     :param template: job parameters with placeholders that depend on the job.
     :param outputs: files of every job.
+    :param first_number: what ``${SEQNUMBER}`` is in the first job.
     :param params: the parameter map as JEDI keeps it.
     :param split_rule: JEDI's splitRule.
     """
@@ -70,6 +72,7 @@ class Refined:
     auto_retry: bool
     template: str
     outputs: tuple[OutputTemplate, ...]
+    first_number: int
     params: Mapping[str, Any]
     split_rule: str
 
@@ -92,9 +95,13 @@ def refine(params: Mapping[str, Any], *, task_id: int, vos: Sequence[str]) -> Re
         outputs = tuple(_outputs(params, task_id))
         template = _template(params, outputs)
         max_attempt = max(1, int(params.get("maxAttempt", 3)))
+        offsets = [
+            item.get("offset", 0) for item in params["jobParameters"] if "${SEQNUMBER}" in str(item.get("value"))
+        ]
+        first_number = int(offsets[0]) if offsets else 0
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise BrokenTaskError(f"failed to refine with {type(error).__name__}:{error} Traceback: ...") from None
-    kept = dict(params)
+    kept = {**params, "transPath": params.get("transPath", DEFAULT_TRANSFORM)}
     kept["jobParameters"] = _with_source_url(params["jobParameters"], params)
     if isinstance(params.get("log"), Mapping):
         kept["log"] = {**params["log"], "value": "${LOG0}"}
@@ -106,6 +113,7 @@ def refine(params: Mapping[str, Any], *, task_id: int, vos: Sequence[str]) -> Re
         auto_retry=not params.get("disableAutoRetry"),
         template=template,
         outputs=outputs,
+        first_number=first_number,
         params=kept,
         split_rule=_split_rule(params),
     )
@@ -192,12 +200,15 @@ class JobText:
     files: tuple[tuple[str, str], ...]
 
 
-def job_text(refined: Refined, *, inputs: Sequence[str], serial: int, attempt: int, first_event: int = 0) -> JobText:
+def job_text(
+    refined: Refined, *, inputs: Sequence[str], serial: int, attempt: int, index: int = 0, first_event: int = 0
+) -> JobText:
     """Fill in the placeholders of one attempt.
 
     :param inputs: LFNs of the job's inputs.
     :param serial: serial number of the job in its task, from 1.
     :param attempt: attemptNr.
+    :param index: number of its inputs' chunk in the task, from 0; the same for all attempts at it.
     """
     files = tuple((o.kind, _numbered(o.pattern, serial)) for o in refined.outputs)
     names = [lfn.split(":", 1)[-1] for lfn in inputs]
@@ -206,6 +217,7 @@ def job_text(refined: Refined, *, inputs: Sequence[str], serial: int, attempt: i
         "${IN/T}": str(names),
         "${IN}": ",".join(names),
         "${SN}": str(serial),
+        "${SEQNUMBER}": str(refined.first_number + index),
         "${SN/P}": f"{serial:06d}",
         "${MAXEVENTS}": str(events),
         "${SKIPEVENTS}": str(first_event),

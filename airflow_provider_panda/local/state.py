@@ -44,24 +44,25 @@ TASK_TRANSITIONS: Final[dict[TaskState, frozenset[TaskState]]] = {
     state: frozenset(targets)
     for state, targets in {
         _T.WAITING: {_T.REGISTERED, _T.TOBROKEN},
-        _T.REGISTERED: {_T.DEFINED, _T.TOBROKEN},
+        _T.REGISTERED: {_T.DEFINED, _T.PENDING, _T.TOBROKEN},
         _T.DEFINED: {_T.READY, _T.PENDING, *_COMMANDED},
-        _T.PENDING: {_T.READY, *_COMMANDED},
+        # pending: no queue takes it, or its parent has not ended (then it is not defined yet)
+        _T.PENDING: {_T.READY, _T.DEFINED, _T.TOBROKEN, *_COMMANDED},
         _T.READY: {_T.RUNNING, *_COMMANDED},
         _T.RUNNING: {_T.PREPARED, _T.READY, *_COMMANDED},
         _T.PAUSED: {_T.DEFINED, _T.PENDING, _T.READY, _T.RUNNING, _T.ABORTING, _T.FINISHING},
-        _T.TORETRY: {_T.READY},
-        _T.REREFINE: {_T.READY},
+        _T.TORETRY: {_T.READY, _T.ABORTING, _T.FINISHING},
+        _T.REREFINE: {_T.READY, _T.ABORTING, _T.FINISHING},
         _T.FINISHING: {_T.PASSED, _T.ABORTING},
         _T.PASSED: {_T.DONE, _T.FINISHED, _T.FAILED, _T.ABORTING},
         _T.PREPARED: {_T.DONE, _T.FINISHED, _T.FAILED},
         _T.ABORTING: {_T.TOABORT},
         _T.TOABORT: {_T.ABORTED},
         _T.TOBROKEN: {_T.BROKEN},
-        _T.DONE: {_T.REREFINE},
-        _T.FINISHED: {_T.TORETRY, _T.REREFINE},
-        _T.FAILED: {_T.TORETRY, _T.REREFINE},
-        _T.ABORTED: {_T.TORETRY, _T.REREFINE},
+        _T.DONE: {_T.REREFINE, _T.READY},
+        _T.FINISHED: {_T.TORETRY, _T.REREFINE, _T.READY},
+        _T.FAILED: {_T.TORETRY, _T.REREFINE, _T.READY},
+        _T.ABORTED: {_T.TORETRY, _T.REREFINE, _T.READY},
         _T.EXHAUSTED: {_T.TORETRY, _T.REREFINE, *_COMMANDED},
         _T.BROKEN: set[TaskState](),
     }.items()
@@ -140,15 +141,24 @@ class Command(StrEnum):
     RETRY = "retry"
     PAUSE = "pause"
     RESUME = "resume"
+    RELEASE = "release"
+    INCEXEC = "incexec"
+    """Run again what had ended, with inputs as they are now; called reload_input in the API."""
+    REACTIVATE = "reactivate"
 
 
 _MOVING: Final = {_T.REGISTERED, _T.DEFINED, _T.PENDING, _T.READY, _T.RUNNING}
 
+_ENDED: Final = {_T.DONE, _T.FINISHED, _T.FAILED, _T.ABORTED, _T.EXHAUSTED}
+
 COMMAND_ACCEPTED: Final[dict[Command, frozenset[TaskState]]] = {
-    Command.KILL: frozenset({*_MOVING, _T.PAUSED, _T.FINISHING, _T.PASSED, _T.EXHAUSTED}),
-    Command.FINISH: frozenset({*_MOVING, _T.PAUSED, _T.EXHAUSTED}),
+    Command.KILL: frozenset({*_MOVING, _T.PAUSED, _T.FINISHING, _T.PASSED, _T.EXHAUSTED, _T.TORETRY, _T.REREFINE}),
+    Command.FINISH: frozenset({*_MOVING, _T.PAUSED, _T.EXHAUSTED, _T.TORETRY, _T.REREFINE}),
     Command.RETRY: frozenset({_T.FINISHED, _T.FAILED, _T.ABORTED, _T.EXHAUSTED}),
     Command.PAUSE: frozenset(_MOVING),
     Command.RESUME: frozenset({_T.PAUSED}),
+    Command.RELEASE: frozenset({_T.PENDING, _T.RUNNING, _T.READY, _T.DEFINED}),
+    Command.INCEXEC: frozenset(_ENDED),
+    Command.REACTIVATE: frozenset(_ENDED - {_T.EXHAUSTED}),
 }
 """In which states of the task a command is taken; elsewhere it is rejected with code 4."""

@@ -34,7 +34,9 @@ def validate_cache_file(call: Call, file_size: int, checksum: int) -> Answer:
     if name is None or call.grid.cache.path(name) is None:
         return Answer(False, "NOTFOUND")
     call.grid.cache.touch(name)
-    return Answer(True, f"FOUND:{call.grid.url.split('//', 1)[1]}:{name}")
+    # without the port: the client adds the one it knows
+    host = call.grid.url.split("//", 1)[1].rpartition(":")[0]
+    return Answer(True, f"FOUND:{host}:{name}")
 
 
 @_module.call("POST")

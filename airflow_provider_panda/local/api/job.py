@@ -84,9 +84,14 @@ def kill(
     kill_options: list[str] | None = None,
 ) -> Answer:
     """Kill jobs of the caller; says for each whether it was done."""
+    return Answer(True, "", kill_jobs(call, job_ids[:IDS_LIMIT]))
+
+
+def kill_jobs(call: Call, job_ids: list[int]) -> list[bool]:
+    """Kill jobs as far as the caller may, and return for each whether that was so."""
     engine, store, now = call.grid.engine, call.grid.store, time.time()
     done = []
-    for panda_id in job_ids[:IDS_LIMIT]:
+    for panda_id in job_ids:
         job = store.jobs.get(panda_id)
         task = store.tasks.get(job.task_id) if job else None
         allowed = task is not None and (call.user.production or task.owner == call.user.name)
@@ -100,7 +105,7 @@ def kill(
         done.append(True)
     engine.ledger.flush()
     engine.wake()
-    return Answer(True, "", done)
+    return done
 
 
 @_module.call("POST")

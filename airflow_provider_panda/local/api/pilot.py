@@ -10,7 +10,7 @@ from airflow_provider_panda.local.api.registry import Answer, Call, Module
 from airflow_provider_panda.local.describe.jobs import pilot_job
 from airflow_provider_panda.local.jedi import AttemptReport
 from airflow_provider_panda.local.state import JOB_WITH_PILOT, JobState
-from airflow_provider_panda.local.store import JobRow
+from airflow_provider_panda.local.store import JobRow, as_json
 
 _module = Module("pilot")
 CALLS = _module.calls
@@ -149,9 +149,12 @@ def update_job(
         call.grid.store.jobs.update(job_id, sub_state=job_sub_status[:80])
     match job_status:
         case "finished" | "failed" | "holding":
-            missing = _missing_output(job, job_output_report) if job_status == "finished" else None
+            reported = _reported_files(job_output_report)
+            missing = _missing_output(job, reported) if job_status == "finished" else None
             if missing is not None:
                 call.grid.store.jobs.update(job_id, ddm_error_code=200, ddm_error_diag=missing)
+            elif reported:
+                call.grid.store.jobs.update(job_id, files=as_json(_described(job, reported)))
             engine.attempts.ended(
                 job,
                 AttemptReport(
@@ -172,15 +175,37 @@ def update_job(
     return Answer(True, "", {"StatusCode": 0, "command": job.command or "NULL"})
 
 
-def _missing_output(job: JobRow, report: str | None) -> str | None:
-    """Return what is wrong with a pilot's report of output files, or None."""
+def _reported_files(report: str | None) -> dict[str, Any] | None:
+    """Return a pilot's report of output files by LFN, or None if it cannot be read."""
     try:
         files: Any = json.loads(report) if report else {}
     except ValueError:
+        return None
+    return files if isinstance(files, dict) else None
+
+
+def _missing_output(job: JobRow, reported: dict[str, Any] | None) -> str | None:
+    """Return what is wrong with a pilot's report of output files, or None."""
+    if reported is None:
         return "Could not get GUID/LFN/MD5/FSIZE/SURL from pilot JSON"
-    if not isinstance(files, dict):
-        return "Could not get GUID/LFN/MD5/FSIZE/SURL from pilot JSON"
-    for _, lfn in json.loads(job.files):
-        if lfn not in files:
-            return f"expected output {lfn} is missing in pilot JSON"
+    for output in job.outputs:
+        if output.lfn not in reported:
+            return f"expected output {output.lfn} is missing in pilot JSON"
     return None
+
+
+def _described(job: JobRow, reported: dict[str, Any]) -> list[list[Any]]:
+    """Return a job's files with sizes and checksums as reported."""
+    files: list[list[Any]] = []
+    for output in job.outputs:
+        said = reported.get(output.lfn)
+        if not isinstance(said, dict):
+            files.append([output.kind, output.lfn])
+            continue
+        kinds = (("ad", "adler32"), ("md5", "md5sum"))
+        checksum = next((f"{short}:{said[name]}" for short, name in kinds if said.get(name)), None)
+        size = said.get("fsize")
+        size = int(str(size)) if str(size).isdigit() else 0
+        guid = str(said["guid"]) if said.get("guid") else None
+        files.append([output.kind, output.lfn, {"size": size, "checksum": checksum, "guid": guid}])
+    return files

@@ -118,17 +118,24 @@ def bind(endpoint: Endpoint, arguments: Mapping[str, Any], *, from_query: bool) 
 
     :param from_query: whether they are texts of a query string, to be converted.
     """
-    if from_query:
-        arguments = {name: _from_query(value, endpoint.hints.get(name)) for name, value in arguments.items()}
     try:
         bound = endpoint.signature.bind(**arguments)
     except TypeError as error:
         return {}, f"Argument error: {error}"
     for name, value in bound.arguments.items():
         expected = endpoint.hints.get(name)
+        if from_query:
+            try:
+                value = _from_query(value, expected)
+            except ValueError:
+                what = f"'{name}' with value '{value}' could not be casted to type {_name(expected)}"
+                return {}, f"Type error: {what} from {type(value).__name__}."
+            bound.arguments[name] = value
         if not _fits(value, expected):
-            wanted = _name(expected)
-            return {}, f"Type error: '{name}' must be of type {wanted}, got {type(value).__name__}."
+            return {}, f"Type error: '{name}' must be of type {_name(expected)}, got {type(value).__name__}."
+        element = _element(expected)
+        if element is not None and isinstance(value, list) and not all(_fits(v, element) for v in value):
+            return {}, f"Type error: All elements in '{name}' must be {_name(element)}."
     return dict(bound.arguments), None
 
 
@@ -158,21 +165,31 @@ def _name(hint: Any) -> str:
     return getattr(typing.get_origin(kind) or kind, "__name__", str(kind))
 
 
+def _element(hint: Any) -> Any:
+    """Return the type of a list's elements where a hint says it."""
+    for option in _alternatives(hint):
+        if typing.get_origin(option) is list:
+            return typing.get_args(option)[0]
+    return None
+
+
 def _from_query(value: Any, hint: Any) -> Any:
-    """Convert what stands in a query string: lists are repeated keys, None and booleans are their Python names."""
+    """Convert what stands in a query string: lists are repeated keys, None and booleans are their Python names.
+
+    :raises ValueError: it is no number where one belongs.
+    """
     kinds = [typing.get_origin(o) or o for o in _alternatives(hint)]
     if list in kinds:
-        element = next((typing.get_args(o) for o in _alternatives(hint) if typing.get_origin(o) is list), ())
-        return [_from_query(v, element[0] if element else str) for v in (value if isinstance(value, list) else [value])]
+        return [_from_query(v, _element(hint)) for v in (value if isinstance(value, list) else [value])]
     if isinstance(value, list):
         value = value[-1]
     if value == "None" and type(None) in kinds:
         return None
-    if bool in kinds and value in ("True", "False", "true", "false"):
-        return value in ("True", "true")
+    if bool in kinds:
+        return str(value).lower() in ("true", "1")
     if int in kinds:
         try:
-            return int(value)
-        except ValueError:
-            return value
+            return int(float(value))
+        except OverflowError as error:
+            raise ValueError(str(error)) from None
     return value

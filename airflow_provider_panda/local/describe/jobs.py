@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from airflow_provider_panda.local.describe.times import moment
+from airflow_provider_panda.local.refine import DEFAULT_TRANSFORM
 from airflow_provider_panda.local.state import JobState
 from airflow_provider_panda.local.store import InputRow, JobRow, TaskRow
 
@@ -103,8 +104,12 @@ def job_dict(
         _file(job, index, i.lfn, "pseudo_input", "pseudo_dataset", i.dataset_id, i.id) for index, i in enumerate(inputs)
     ]
     log_dataset = str((params.get("log") or {}).get("dataset", "")) if isinstance(params.get("log"), Mapping) else ""
-    for kind, lfn in json.loads(job.files):
-        files.append(_file(job, len(files), lfn, kind, log_dataset, datasets.get(log_dataset, 0), job.panda_id))
+    for out in job.outputs:
+        described_file = _file(
+            job, len(files), out.lfn, out.kind, log_dataset, datasets.get(log_dataset, 0), job.panda_id
+        )
+        described_file.update(fsize=out.size, checksum=out.checksum, GUID=out.guid or described_file["GUID"])
+        files.append(described_file)
     described = dict(_JOB_CONSTANTS)
     described.update(
         PandaID=job.panda_id,
@@ -113,7 +118,7 @@ def job_dict(
         creationTime=moment(job.created),
         modificationTime=moment(job.modified),
         modificationHost=job.host,
-        transformation=params.get("transPath"),
+        transformation=params.get("transPath", DEFAULT_TRANSFORM),
         prodSourceLabel=job.label,
         prodUserID=f"{task.owner}/CN=nickname:{task.nickname}",
         assignedPriority=task.priority,
@@ -202,17 +207,17 @@ def pilot_job(
 
     :param secrets: user secrets that travel with it, or None.
     """
-    files = json.loads(job.files)
+    files = job.outputs
     log = params.get("log") if isinstance(params.get("log"), Mapping) else {}
     dataset = str((log or {}).get("dataset", ""))
-    logs = [lfn for kind, lfn in files if kind == "log"]
+    logs = [out.lfn for out in files if out.kind == "log"]
     handed = {
         "StatusCode": 0,
         "PandaID": job.panda_id,
         "prodSourceLabel": job.label,
         "swRelease": "",
         "homepackage": "",
-        "transformation": params.get("transPath"),
+        "transformation": params.get("transPath", DEFAULT_TRANSFORM),
         "jobName": f"{task.name}.{job.panda_id}",
         "jobDefinitionID": job.task_id,
         "cloud": task.cloud,
@@ -220,7 +225,7 @@ def pilot_job(
         "dispatchDblock": "",
         "dispatchDBlockToken": "",
         "dispatchDBlockTokenForOut": ",".join(["NULL"] * len(files)),
-        "outFiles": ",".join(lfn for _, lfn in files),
+        "outFiles": ",".join(out.lfn for out in files),
         "destinationDblock": ",".join([dataset] * len(files)),
         "destinationDBlockToken": ",".join(["local"] * len(files)),
         "prodDBlocks": "",

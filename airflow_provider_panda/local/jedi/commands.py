@@ -54,11 +54,32 @@ class Commands:
                 self._ledger.move_task(task, previous, now, due=now, commanded_by=by, old_state=None)
                 for job in self._store.jobs.of(task.task_id, [JobState.THROTTLED]):
                     self._ledger.move_job(job, JobState.ACTIVATED, now, due=now)
+            case Command.INCEXEC:
+                self.reexecute(task, by=by, now=now)
+            case Command.RELEASE:
+                pass  # nothing is ever staged here
+            case Command.REACTIVATE:
+                self.reactivate(task, now, keep_attempts=False)
         self._wake()
 
-    def retry_running(self, task: TaskRow, now: float) -> int:
+    def reexecute(self, task: TaskRow, *, by: str, now: float) -> None:
+        """Have a task that had ended take up its parameters again, with inputs that are new or had failed."""
+        log.info("task %d (%s): executed again for %s", task.task_id, task.name, by)
+        due = now + self._options.command_delay
+        self._ledger.move_task(task, TaskState.REREFINE, now, due=due, ended=None, commanded_by=by)
+        self._wake()
+
+    def reactivate(self, task: TaskRow, now: float, *, keep_attempts: bool) -> int:
+        """Make all inputs of a task that had ended ready again, and return how many there are."""
+        count = self._store.inputs.reset(task.task_id, keep_attempts=keep_attempts)
+        task = self._store.tasks.add(task.task_id, finished=-task.n_finished, failed=-task.n_failed)
+        self._ledger.move_task(task, TaskState.READY, now, due=now, ended=None, error_dialog=None)
+        self._wake()
+        return count
+
+    def retry_running(self, task: TaskRow, now: float, *, more_attempts: int = RETRY_ATTEMPTS) -> int:
         """Try the failed inputs of a running task again, and return how many there were."""
-        failed = self._store.inputs.revive(task.task_id, more_attempts=RETRY_ATTEMPTS)
+        failed = self._store.inputs.revive(task.task_id, more_attempts=more_attempts)
         if failed:
             self._store.tasks.add(task.task_id, failed=-task.n_failed)
             self._store.tasks.update(task.task_id, due=now, modified=now)

@@ -41,7 +41,9 @@ class JobGenerator:
         self, task: TaskRow, inputs: list[InputRow], *, attempt: int, serial: int, due: float, now: float
     ) -> None:
         """Make one job; it is activated when it is due."""
-        text = job_text(self._parameters.refined(task), inputs=[i.lfn for i in inputs], serial=serial, attempt=attempt)
+        refined = self._parameters.refined(task)
+        names = [i.lfn for i in inputs]
+        text = job_text(refined, inputs=names, serial=serial, attempt=attempt, index=inputs[0].chunk)
         panda_id = self._store.jobs.insert(
             NewJob(
                 task_id=task.task_id,

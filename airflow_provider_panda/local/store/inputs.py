@@ -90,12 +90,23 @@ class InputTable:
             (more_attempts, task_id),
         ).rowcount
 
-    def add_attempts(self, task_id: int, increase: int) -> None:
-        """Allow more attempts of the unfinished inputs of a task."""
+    def reset(self, task_id: int, *, keep_attempts: bool) -> int:
+        """Make all inputs of a task ready again, also finished ones, and return how many there are."""
         self._db.write(
+            "UPDATE inputs SET state = 'ready', assigned = 0, max_attempt = max_attempt + attempt WHERE task_id = ?"
+            if keep_attempts
+            else "UPDATE inputs SET state = 'ready', assigned = 0, attempt = 0 WHERE task_id = ?",
+            (task_id,),
+        )
+        count: int = self._db.read("SELECT count(*) FROM inputs WHERE task_id = ?", (task_id,)).fetchone()[0]
+        return count
+
+    def add_attempts(self, task_id: int, increase: int) -> int:
+        """Allow more attempts of the unfinished inputs of a task, and return how many these are."""
+        return self._db.write(
             "UPDATE inputs SET max_attempt = max_attempt + ? WHERE task_id = ? AND state != 'finished'",
             (increase, task_id),
-        )
+        ).rowcount
 
     def unassigned_chunks(self, task_id: int, limit: int) -> list[list[InputRow]]:
         """Return the inputs of chunks that no job has or had for good, chunk by chunk."""

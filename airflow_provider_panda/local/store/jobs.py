@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
@@ -28,6 +29,23 @@ CREATE INDEX IF NOT EXISTS jobs_state ON jobs(state, due, panda_id);
 CREATE INDEX IF NOT EXISTS jobs_task ON jobs(task_id, state);
 CREATE INDEX IF NOT EXISTS jobs_chunk ON jobs(task_id, chunk);
 """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputFile:
+    """An output or log file of a job.
+
+    :param kind: ``output`` or ``log``.
+    :param size: bytes, as the pilot reported; 0 before.
+    :param checksum: with its kind in front (``ad:``, ``md5:``), as the pilot reported; None before.
+    :param guid: as the pilot reported; None before.
+    """
+
+    kind: str
+    lfn: str
+    size: int = 0
+    checksum: str | None = None
+    guid: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +88,14 @@ class JobRow:
     dispatcher_error_diag: str | None
     buffer_error_code: int
     buffer_error_diag: str | None
+
+    @property
+    def outputs(self) -> list[OutputFile]:
+        """Its output and log files; ``files`` has them as JSON, in short or with what the pilot reported."""
+        return [
+            OutputFile(kind=kind, lfn=lfn, **(reported[0] if reported else {}))
+            for kind, lfn, *reported in json.loads(self.files)
+        ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

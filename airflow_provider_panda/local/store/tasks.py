@@ -26,6 +26,7 @@ CREATE INDEX IF NOT EXISTS tasks_name ON tasks(name);
 CREATE INDEX IF NOT EXISTS tasks_type ON tasks(processing_type, state);
 CREATE INDEX IF NOT EXISTS tasks_owner ON tasks(owner, modified);
 CREATE INDEX IF NOT EXISTS tasks_request ON tasks(req_id);
+CREATE INDEX IF NOT EXISTS tasks_parent ON tasks(parent_id);
 """
 
 
@@ -165,6 +166,13 @@ class TaskTable:
             "SELECT * FROM tasks WHERE due IS NOT NULL AND due <= ? ORDER BY due LIMIT ?", (now, limit)
         )
         return [_task(row) for row in rows.fetchall()]
+
+    def wake_children(self, parent_id: int, now: float) -> int:
+        """Make the tasks due that are held until their parent ends, and return how many these are."""
+        return self._db.write(
+            "UPDATE tasks SET due = ? WHERE parent_id = ? AND task_id != ? AND state = 'pending' AND n_inputs = 0",
+            (now, parent_id, parent_id),
+        ).rowcount
 
     def count(self) -> dict[str, int]:
         """Return how many tasks are in each state."""
