@@ -271,6 +271,7 @@ class PandaFunctionOperator(BaseOperator):
                 result_store=connection.result_store,
             )
             values = collect_values(came, reader, hook.grid())
+            submission.tell_late_id(context, hook, connection, submission_of(came))
             if came.failures:
                 self._kill(came)  # ends what PanDA would still try again of jobs that are settled for us
                 check_min_success(came, self.min_success)
@@ -295,13 +296,15 @@ class PandaFunctionOperator(BaseOperator):
     def _kill(self, came: FunctionEvent) -> None:
         """End what is left of the grid task; an unreachable PanDA does not hide the outcome."""
         if not came.ended:
-            left = Submission(
-                task_name="", task_id=came.task_id, request_id=came.request_id, transform_id=came.transform_id
-            )
-            submission.end_quietly(PandaHook(self.panda_conn_id), left, key=came.task_key)
+            submission.end_quietly(PandaHook(self.panda_conn_id), submission_of(came), key=came.task_key)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Resume; where Airflow itself fails the task ("__fail__"), nobody waits for the grid task: kill it."""
         if next_method == "__fail__":
             submission.end_unwatched(context, PandaHook(self.panda_conn_id))
         return super().resume_execution(next_method, next_kwargs, context)
+
+
+def submission_of(came: FunctionEvent) -> Submission:
+    """Return what was submitted, as the trigger knows it."""
+    return Submission(task_name="", task_id=came.task_id, request_id=came.request_id, transform_id=came.transform_id)

@@ -71,6 +71,21 @@ def tell_submission(context: Context, connection: PandaConnection, *, key: str, 
             context["ti"].xcom_push(name, value)
 
 
+def tell_late_id(context: Context, hook: PandaHook, connection: PandaConnection, submission: Submission) -> None:
+    """Leave the jediTaskID of a task whose values came home before iDDS had told it to the trigger."""
+    if submission.task_id is not None or submission.request_id is None or submission.transform_id is None:
+        return
+    try:
+        task_id = hook.idds_grid().task_id(submission.request_id, submission.transform_id)
+    except GridError as error:
+        log.info("the PanDA task of %s is not known: %s", submission, error)
+        return
+    if task_id is not None:
+        remember(context, TASK_ID_KEY, task_id)
+        context["ti"].xcom_push(TASK_ID_KEY, task_id)
+        tell_link(context, connection, task_id)
+
+
 def submission_of_earlier_try(context: Context, key: str) -> Submission | None:
     """Return what an earlier try of this task instance submitted, as far as it left its ids."""
     task_id = left_by_earlier_try(context, key)

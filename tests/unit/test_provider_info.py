@@ -47,7 +47,7 @@ def test_panda_form_has_every_field_that_the_hook_reads() -> None:
 def test_secret_fields_are_passwords_in_the_form() -> None:
     for connection in INFO["connection-types"]:
         for name, field in connection["conn-fields"].items():
-            secret = any(word in name for word in ("secret", "password"))
+            secret = any(word in name for word in ("secret", "password", "refresh_token"))
             assert (field["schema"].get("format") == "password") is secret, name
 
 
