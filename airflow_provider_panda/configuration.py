@@ -18,7 +18,12 @@ def instance(instance_secret: str | None, *, conn_id: str) -> str:
     """
     configured: str = conf.get(SECTION, "instance", fallback="").strip()
     if configured:
-        if len(configured) != 4 or not configured.isascii() or not configured.isalnum() or not configured.islower():
+        if (
+            len(configured) != 4
+            or not configured.isascii()
+            or not configured.isalnum()
+            or configured != configured.lower()
+        ):
             raise ConfigurationError(
                 "Airflow option [panda] instance",
                 f"{configured!r} is not four lower-case letters or digits",

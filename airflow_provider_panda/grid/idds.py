@@ -77,6 +77,18 @@ class Submitted:
     task_name: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunClosing:
+    """What became of the requests of a DAG run that has ended.
+
+    :param closed: requests that were closed now.
+    :param waiting: requests whose works have not all ended: to be closed later.
+    """
+
+    closed: tuple[int, ...] = ()
+    waiting: tuple[int, ...] = ()
+
+
 def panda_task_name(name: str, request_id: int, transform_id: int) -> str:
     """Return the name that iDDS gives to the PanDA task of a work (idds 2.6.21, carrier/plugins/base.py)."""
     return f"{name}_{request_id}_{transform_id}"
@@ -123,7 +135,7 @@ class IddsGrid:
             return found
 
         def make() -> int:
-            mine = self._ids(run).get(request.name)  # after a lost reply
+            mine = self.requests_of(run).get(request.name)  # after a lost reply
             if mine is None:
                 mine = self.client.add_request(request_properties(request, self._site()))
                 log.info("%s: made iDDS request %d for run %s", nonce, mine, run.run_id)
@@ -140,12 +152,22 @@ class IddsGrid:
             again(self._policy, f"close of request {mine}", lambda: self.client.close_request(mine), pause=self._pause)
         return winner
 
-    def _ids(self, run: DagRun, generation: int | None = None) -> dict[str, int]:
-        listed = self.client.request_ids(names.request_pattern(run.mark, generation))
-        return {name: key for name, key in listed.items() if names.is_request_of(name, run.mark, generation)}
+    def requests_of(self, run: DagRun) -> dict[str, int]:
+        """Return the ids of a DAG run's requests by name, of its generation and those before."""
+        listed = self.client.request_ids(names.request_pattern(run.mark))
+        return {
+            name: request_id
+            for name, request_id in listed.items()
+            if (generation := names.generation_of(name, run.mark)) is not None and generation <= run.generation
+        }
 
     def _lowest_open(self, run: DagRun) -> RequestStatus | None:
-        for request_id in sorted(self._ids(run, run.generation).values()):
+        of_now = {
+            request_id
+            for name, request_id in self.requests_of(run).items()
+            if names.generation_of(name, run.mark) == run.generation
+        }
+        for request_id in sorted(of_now):
             status = self.client.request(request_id)
             if status is not None and status.takes_works:
                 return status
@@ -163,18 +185,25 @@ class IddsGrid:
             before = found.request_id
             self._pause(SETTLING)
 
-    def close_run(self, run: DagRun) -> list[int]:
-        """Close what is open of a DAG run, of all its generations, and return the ids.
+    def close_run(self, run: DagRun) -> RunClosing:
+        """Close the open requests of a DAG run, of its generation and those before, as far as their works have ended.
+
+        Airflow is done with a task before PanDA and iDDS are. iDDS, asked to close a request whose works still run,
+        would abort them and leave the request open for ever (idds 2.6.21, clerk).
 
         :raises GridError: iDDS cannot be asked, or refuses.
         """
-        closed = []
-        for request_id in sorted(self._ids(run).values()):
+        closed, waiting = [], []
+        for request_id in sorted(self.requests_of(run).values()):
             status = self.client.request(request_id)
-            if status is not None and status.takes_works:
+            if status is None or not status.takes_works:
+                continue
+            if all(transform.ended for transform in status.transforms):
                 self.client.close_request(request_id)
                 closed.append(request_id)
-        return closed
+            else:
+                waiting.append(request_id)
+        return RunClosing(closed=tuple(closed), waiting=tuple(waiting))
 
     # --- a task ---
 

@@ -18,6 +18,9 @@ SPOKEN: Final = "2.6.21"
 LIFETIME: Final = 7 * 24 * 3600
 """Lifetime of a request in seconds, iDDS's own default."""
 
+RUN_WALLTIME: Final = 30 * 24 * 3600
+"""Seconds after which iDDS itself ends a request whose works have all ended, should nobody have closed it."""
+
 DEFAULT_MEMORY_MB: Final = 1000
 """Memory of a job where nothing is said: iDDS divides by it, so there must be a number."""
 
@@ -226,7 +229,8 @@ def _workflow_context(
             "_priority": 0,
             "_core_count": 1,
             "_total_memory": DEFAULT_MEMORY_MB,
-            "_max_walltime": 0,
+            # Of the request itself it says when iDDS may end it; a work takes it for want of one of its own.
+            "_max_walltime": RUN_WALLTIME if request_id is None else 0,
             "_max_attempt": 1,
             "_username": site.user_name,
             "_userdn": None,

@@ -47,11 +47,16 @@ def request_name(dag_id: str, run_id: str, mark: str, generation: int, nonce: st
     return "-".join(["airflow", _name_part(dag_id, 40), _name_part(run_id, 60), mark, f"g{generation}", nonce])
 
 
-def request_pattern(mark: str, generation: int | None = None) -> str:
-    """Return the pattern that lists the requests of a DAG run, of one generation or of all."""
-    return f"airflow-*-{mark}-g{'*' if generation is None else f'{generation}-*'}"
+def request_pattern(mark: str) -> str:
+    """Return the pattern that lists the requests of a DAG run, of all generations."""
+    return f"airflow-*-{mark}-g*"
 
 
-def is_request_of(name: str, mark: str, generation: int | None = None) -> bool:
-    """Return whether a listed name is one of a DAG run: iDDS takes ``_`` in a pattern for any character."""
-    return f"-{mark}-g{'' if generation is None else f'{generation}-'}" in name
+def generation_of(name: str, mark: str) -> int | None:
+    """Return the generation in a listed name, or None for a request of another run.
+
+    iDDS takes ``_`` in a pattern for any character, so a listing may hold other names.
+    """
+    _, found, rest = name.rpartition(f"-{mark}-g")
+    digits = rest.partition("-")[0]
+    return int(digits) if found and digits.isdigit() else None

@@ -28,4 +28,4 @@ def on_dag_run_failed(dag_run: DagRun, msg: str) -> None:
 def _hand_over(dag_run: DagRun) -> None:
     from airflow_provider_panda.listeners.closing import closer
 
-    closer().hand_over(dag_run.dag_id, dag_run.run_id)
+    closer().hand_over(dag_run.dag_id, dag_run.run_id, dag_run.clear_number)

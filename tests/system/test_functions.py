@@ -211,13 +211,15 @@ def test_small_tth_optimisation(stack: Stack) -> None:
 
 def test_check_command_says_what_works_and_what_does_not(stack: Stack) -> None:
     told = stack.airflow.run("panda", "check", "panda_default")
-    assert "FAIL" not in told
-    for step in ("connection", "PanDA", "instance", "credentials", "user secret", "broker"):
-        assert f"  ok   {step}: " in told
+    assert "wrong " not in told
+    for step in ("connection", "PanDA", "clock", "credentials", "VO", "instance", "user secret", "download"):
+        assert f"ok      {step}: " in told
+    for step in ("login", "subscribe", "publish", "delivery"):
+        assert f"ok      broker {step}: " in told
     stack.airflow.add_connection(
         "panda_wrong", "panda", host=stack.grid.url, password="no-token", extra={"auth": "token", "vo": "wlcg"}
     )
-    with pytest.raises(RuntimeError, match=r"ended with 1:(?s:.)* FAIL  PanDA: (?s:.)*token"):
+    with pytest.raises(RuntimeError, match=r"ended with 1:(?s:.)*wrong   VO: (?s:.)*token"):
         stack.airflow.run("panda", "check", "panda_wrong")
 
 

@@ -159,7 +159,7 @@ class Call:
 
     def requests(self) -> list[RequestStatus]:
         """Return all requests of this task's run, also those that lost."""
-        found = [self.grid.client.request(key) for key in self.grid._ids(self.run).values()]
+        found = [self.grid.client.request(key) for key in self.grid.requests_of(self.run).values()]
         return [status for status in found if status is not None]
 
 

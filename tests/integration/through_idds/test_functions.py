@@ -57,14 +57,15 @@ async def test_a_value_comes_home_and_the_request_is_closed(conn_id: str) -> Non
     assert transform.name.endswith(key)
     assert before.username == "Grid User"
 
-    closing.close(conn_id, call.ti.dag_id, call.ti.run_id)
-
-    after = await ended(call)
+    after = await closed_and_ended(call)
     assert (after.status, [t.status for t in after.transforms]) == ("Finished", ["Finished"])
 
 
-async def ended(call: Call) -> Any:
-    """Return the request of a call once iDDS ended it."""
+async def closed_and_ended(call: Call) -> Any:
+    """End the run of a call as the listener does, and return its request once iDDS ended it."""
+    closer = closing.Closer(lambda *_: [call.conn_id], closing.close, first_pause=0.5)
+    closer.hand_over(call.ti.dag_id, call.ti.run_id, call.generation)
+    assert await asyncio.to_thread(closer.drain, 120)
     while not (status := await asyncio.to_thread(call.request)).ended:
         await asyncio.sleep(0.3)
     return status
@@ -202,14 +203,13 @@ def closed(call: Call, request_id: int) -> bool:
 async def test_a_cleared_run_gets_a_new_request() -> None:
     first = Call(square, op_args=[3])
     assert await first.value() == 9
-    closing.close(DIRECT, first.ti.dag_id, first.ti.run_id)
+    assert (await closed_and_ended(first)).status == "Finished"
 
     again = Call(square, run_id=first.ti.run_id, generation=1, op_args=[4])
     assert await again.value() == 16
 
     assert again.ti.xcoms["idds_request_id"] > first.ti.xcoms["idds_request_id"]
-    closing.close(DIRECT, first.ti.dag_id, first.ti.run_id)
-    assert (await ended(first)).status == (await ended(again)).status == "Finished"
+    assert (await closed_and_ended(again)).status == "Finished"
 
 
 async def test_submission_made_twice_is_one_transform() -> None:
