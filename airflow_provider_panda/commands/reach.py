@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 from airflow_provider_panda.commands.steps import Told, ok, skipped, warn, wrong
 from airflow_provider_panda.exceptions import GridUnreachableError
 from airflow_provider_panda.grid.addresses import encrypted_or_local, reason
-from airflow_provider_panda.grid.certificates import tls_context
 from airflow_provider_panda.grid.endpoint import PandaEndpoint
+from airflow_provider_panda.grid.identity.certificates import tls_context
 
 PATIENCE: Final = 10.0
 """Seconds for a name server, for a connection, and for a handshake."""

@@ -13,11 +13,11 @@ from airflow_provider_panda.commands.steps import Told, ok, skipped, warn, wrong
 from airflow_provider_panda.commands.subject import Subject, call, token_of
 from airflow_provider_panda.exceptions import GridError
 from airflow_provider_panda.grid import answers
-from airflow_provider_panda.grid.certificates import identity_of
-from airflow_provider_panda.grid.credentials import user_name
 from airflow_provider_panda.grid.endpoint import TOKEN_KINDS, AuthKind
-from airflow_provider_panda.grid.tokens import expiry, groups, utc_time
-from airflow_provider_panda.grid.tokenstore import TokenStore
+from airflow_provider_panda.grid.identity.certificates import identity_of
+from airflow_provider_panda.grid.identity.credentials import user_name
+from airflow_provider_panda.grid.identity.tokens import expiry, groups, utc_time
+from airflow_provider_panda.grid.identity.tokenstore import TokenStore
 
 SHORT: Final = 3600.0
 """Seconds left of a token or proxy that nothing renews, under which a user should hear of it."""

@@ -16,8 +16,8 @@ def idds(subject: Subject) -> Told:
     connection = subject.connection
     if connection.service != "idds":
         return skipped("the connection's service is panda")
-    from airflow_provider_panda.grid.idds_client import IddsClient
-    from airflow_provider_panda.grid.idds_endpoint import IddsEndpoint
+    from airflow_provider_panda.grid.idds.client import IddsClient
+    from airflow_provider_panda.grid.idds.endpoint import IddsEndpoint
 
     endpoint = IddsEndpoint(panda=connection.endpoint, host=connection.idds_host)
     IddsClient(endpoint).ping()

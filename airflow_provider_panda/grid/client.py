@@ -21,8 +21,8 @@ from typing import Any, Final
 
 from airflow_provider_panda.exceptions import ConfigurationError, GridAuthError, GridError, GridRefusedError
 from airflow_provider_panda.grid.answers import Answer, read_answer
-from airflow_provider_panda.grid.credentials import user_name
 from airflow_provider_panda.grid.endpoint import PandaEndpoint
+from airflow_provider_panda.grid.identity.credentials import user_name
 from airflow_provider_panda.grid.loop import LoopThread, loop_thread
 from airflow_provider_panda.grid.session import Reply, Request, Session, base_url
 

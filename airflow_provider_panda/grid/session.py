@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from airflow_provider_panda.exceptions import GridAnswerTooLargeError, GridAuthError, GridUnreachableError
 from airflow_provider_panda.grid.addresses import bare, base_url, reason
-from airflow_provider_panda.grid.certificates import Identity, identity_of, tls_stamp
-from airflow_provider_panda.grid.credentials import Credentials
 from airflow_provider_panda.grid.endpoint import PandaEndpoint, with_credentials_of
-from airflow_provider_panda.grid.renewal import Renewal
+from airflow_provider_panda.grid.identity.certificates import Identity, identity_of, tls_stamp
+from airflow_provider_panda.grid.identity.credentials import Credentials
+from airflow_provider_panda.grid.identity.renewal import Renewal
 
 if TYPE_CHECKING:
     import httpx

@@ -12,15 +12,15 @@ from airflow.providers.common.compat.sdk import BaseHook
 from airflow_provider_panda.exceptions import ConfigurationError, PandaProviderError
 from airflow_provider_panda.grid.addresses import encrypted_or_local
 from airflow_provider_panda.grid.endpoint import TOKEN_KINDS, AuthKind, PandaEndpoint, auth_config_url
-from airflow_provider_panda.grid.idds_endpoint import IddsEndpoint
+from airflow_provider_panda.grid.idds.endpoint import IddsEndpoint
 from airflow_provider_panda.grid.parameters import TRANSFORM_URL, GridDefaults
 from airflow_provider_panda.hooks.lookup import alook_up, amask, extras_of, look_up, mask
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Connection
 
-    from airflow_provider_panda.grid.idds import IddsGrid
-    from airflow_provider_panda.grid.idds_client import IddsClient
+    from airflow_provider_panda.grid.idds.client import IddsClient
+    from airflow_provider_panda.grid.idds.runs import IddsGrid
     from airflow_provider_panda.grid.panda import PandaGrid
 
 TIMEOUT: Final = 30.0
@@ -322,13 +322,13 @@ class PandaHook(BaseHook):
 
     def idds(self) -> IddsClient:
         """Return the iDDS of this connection: its own, or the one that the PanDA server relays to."""
-        from airflow_provider_panda.grid.idds_client import IddsClient
+        from airflow_provider_panda.grid.idds.client import IddsClient
 
         return IddsClient(self.get_conn().idds)
 
     def idds_grid(self) -> IddsGrid:
         """Return the tasks of this connection's identity that iDDS coordinates."""
-        from airflow_provider_panda.grid.idds import IddsGrid
+        from airflow_provider_panda.grid.idds.runs import IddsGrid
 
         return IddsGrid(self.idds(), self.grid(), secret=self.get_conn().instance_secret or "")
 

@@ -154,7 +154,7 @@ def close(conn_id: str, dag_id: str, run_id: str, generation: int) -> bool:
     :raises PandaProviderError: the connection is wrong, or iDDS cannot be asked.
     """
     from airflow_provider_panda import configuration
-    from airflow_provider_panda.grid.idds import DagRun
+    from airflow_provider_panda.grid.idds.runs import DagRun
     from airflow_provider_panda.hooks.panda import PandaHook
 
     hook = PandaHook(conn_id)

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from airflow_provider_panda.exceptions import ConfigurationError
-from airflow_provider_panda.grid.idds_answers import ENDED, OPEN
+from airflow_provider_panda.grid.idds.answers import ENDED, OPEN
 from airflow_provider_panda.grid.task import PHASES
 from airflow_provider_panda.payload.command import Environment
 

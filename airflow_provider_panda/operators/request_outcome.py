@@ -13,14 +13,14 @@ from airflow_provider_panda.exceptions import (
     GridTaskError,
     GridTaskFailedError,
 )
-from airflow_provider_panda.grid.idds_answers import RequestStatus, TransformStatus
+from airflow_provider_panda.grid.idds.answers import RequestStatus, TransformStatus
 from airflow_provider_panda.grid.retry import RetryPolicy, again
 from airflow_provider_panda.operators.outcome import failure_reasons
 from airflow_provider_panda.triggers.event import Outcome
 from airflow_provider_panda.triggers.request import RequestsEvent
 
 if TYPE_CHECKING:
-    from airflow_provider_panda.grid.idds_client import IddsClient
+    from airflow_provider_panda.grid.idds.client import IddsClient
     from airflow_provider_panda.hooks.panda import PandaHook
 
 log = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from airflow_provider_panda import configuration
-from airflow_provider_panda.grid.idds import DagRun
+from airflow_provider_panda.grid.idds.runs import DagRun
 from airflow_provider_panda.grid.names import secret_name
 from airflow_provider_panda.grid.task import TaskSpec
 from airflow_provider_panda.hooks.panda import PandaConnection, PandaHook

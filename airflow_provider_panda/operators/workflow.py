@@ -13,8 +13,8 @@ from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperat
 
 from airflow_provider_panda import configuration
 from airflow_provider_panda.exceptions import ConfigurationError, GridError
-from airflow_provider_panda.grid.idds_end import end_request
-from airflow_provider_panda.grid.idds_workflow import read_workflow, request_of
+from airflow_provider_panda.grid.idds.end import end_request
+from airflow_provider_panda.grid.idds.workflow import read_workflow, request_of
 from airflow_provider_panda.grid.retry import RetryPolicy, again
 from airflow_provider_panda.grid.task import task_key
 from airflow_provider_panda.hooks.panda import PandaConnection, PandaHook
@@ -27,7 +27,7 @@ from airflow_provider_panda.triggers.request import WORKFLOW_REQUEST_KEY, IddsRe
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_provider_panda.grid.idds_client import IddsClient
+    from airflow_provider_panda.grid.idds.client import IddsClient
 
 
 class IddsWorkflowOperator(BaseOperator):
@@ -191,7 +191,7 @@ def end_now(connection: PandaConnection, request_id: int) -> list[int]:
 
     :raises GridError: iDDS cannot be asked which tasks there are.
     """
-    from airflow_provider_panda.grid.idds_client import AsyncIddsClient
+    from airflow_provider_panda.grid.idds.client import AsyncIddsClient
     from airflow_provider_panda.grid.watch import AsyncPandaClient
 
     async def end() -> list[int]:

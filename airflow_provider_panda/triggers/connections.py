@@ -21,9 +21,9 @@ from airflow_provider_panda.broker.endpoint import BrokerEndpoint
 from airflow_provider_panda.exceptions import PandaProviderError
 from airflow_provider_panda.grid.endpoint import PandaEndpoint, with_credentials_of
 from airflow_provider_panda.grid.foreign import ForeignTasks
-from airflow_provider_panda.grid.idds_board import RequestBoard
-from airflow_provider_panda.grid.idds_client import AsyncIddsClient
-from airflow_provider_panda.grid.tokens import claims
+from airflow_provider_panda.grid.idds.board import RequestBoard
+from airflow_provider_panda.grid.idds.client import AsyncIddsClient
+from airflow_provider_panda.grid.identity.tokens import claims
 from airflow_provider_panda.grid.watch import AsyncPandaClient, StatusBoard
 from airflow_provider_panda.hooks.panda import PandaConnection, PandaHook
 from airflow_provider_panda.hooks.stomp import StompHook

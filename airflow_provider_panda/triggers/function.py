@@ -11,7 +11,7 @@ from typing import Any
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_provider_panda.exceptions import TaskNotFoundError
-from airflow_provider_panda.grid.idds import APPEARANCE
+from airflow_provider_panda.grid.idds.runs import APPEARANCE
 from airflow_provider_panda.grid.outcome import CallPolicy
 from airflow_provider_panda.triggers.connections import SharedConnection, shared_connection
 from airflow_provider_panda.triggers.ids import TASK_KEY_KEY, tell_task_id

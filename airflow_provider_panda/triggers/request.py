@@ -13,8 +13,8 @@ from typing import Any, Final
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from airflow_provider_panda.grid.idds_answers import RequestStatus, TransformStatus
-from airflow_provider_panda.grid.idds_end import end_request
+from airflow_provider_panda.grid.idds.answers import RequestStatus, TransformStatus
+from airflow_provider_panda.grid.idds.end import end_request
 from airflow_provider_panda.triggers.connections import SharedConnection, request_board, shared_connection
 from airflow_provider_panda.triggers.event import Outcome
 from airflow_provider_panda.triggers.kill import kill_unless_still_waited_for

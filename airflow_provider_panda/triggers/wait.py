@@ -18,8 +18,8 @@ from typing import Any, Final
 
 from airflow_provider_panda.broker.hub import get_hub
 from airflow_provider_panda.exceptions import BrokerError, GridError, TaskNotFoundError
-from airflow_provider_panda.grid.idds import without_reason
-from airflow_provider_panda.grid.idds_answers import RequestStatus, TransformStatus
+from airflow_provider_panda.grid.idds.answers import RequestStatus, TransformStatus
+from airflow_provider_panda.grid.idds.runs import without_reason
 from airflow_provider_panda.grid.outcome import CallPolicy, Tally, Verdict
 from airflow_provider_panda.grid.reports import verified_messages, verified_results
 from airflow_provider_panda.grid.task import JobRecord, Phase, TaskStatus

@@ -14,8 +14,8 @@ from uuid import uuid4
 import pytest
 from airflow.providers.common.compat.sdk import TaskDeferred
 
-from airflow_provider_panda.grid.idds import DagRun, IddsGrid
-from airflow_provider_panda.grid.idds_answers import RequestStatus
+from airflow_provider_panda.grid.idds.answers import RequestStatus
+from airflow_provider_panda.grid.idds.runs import DagRun, IddsGrid
 from airflow_provider_panda.grid.task import instance_id
 from airflow_provider_panda.hooks.panda import PandaHook
 from airflow_provider_panda.operators.function import PandaFunctionOperator

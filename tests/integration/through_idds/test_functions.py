@@ -14,8 +14,8 @@ import pytest
 
 from airflow_provider_panda import configuration
 from airflow_provider_panda.exceptions import GridRefusedError, GridTaskFailedError, JobRaisedError
-from airflow_provider_panda.grid.idds import DagRun
-from airflow_provider_panda.grid.idds_work import Site, request_properties
+from airflow_provider_panda.grid.idds.runs import DagRun
+from airflow_provider_panda.grid.idds.work import Site, request_properties
 from airflow_provider_panda.grid.task import Phase
 from airflow_provider_panda.hooks.panda import PandaHook
 from airflow_provider_panda.listeners import closing

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from airflow_provider_panda.exceptions import GridAuthError, GridUnreachableError
-from airflow_provider_panda.grid.certificates import validity_of
 from airflow_provider_panda.grid.client import PandaClient
 from airflow_provider_panda.grid.endpoint import AuthKind, PandaEndpoint
+from airflow_provider_panda.grid.identity.certificates import validity_of
 from airflow_provider_panda.grid.watch import AsyncPandaClient
 from tests.stack.certificates import Authority
 from tests.stack.scripted_panda import ScriptedPanda, envelope, scripted_panda

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 from airflow_provider_panda.exceptions import GridAuthError
 from airflow_provider_panda.grid.endpoint import TOKEN_KINDS, AuthKind, PandaEndpoint
-from airflow_provider_panda.grid.tokens import claims, expiry, utc_time
-from airflow_provider_panda.grid.tokenstore import TokenStore
+from airflow_provider_panda.grid.identity.tokens import claims, expiry, utc_time
+from airflow_provider_panda.grid.identity.tokenstore import TokenStore
 
 
 def usable_token(text: str, *, source: str, url: str, now: float) -> str:

@@ -7,11 +7,11 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
 from typing import Any, Final, TypeVar
 
-from airflow_provider_panda.grid import idds_answers
 from airflow_provider_panda.grid.endpoint import PandaEndpoint, with_credentials_of
-from airflow_provider_panda.grid.idds_answers import RequestStatus, TransformStatus
-from airflow_provider_panda.grid.idds_calls import Command, Direct, Relayed, Way
-from airflow_provider_panda.grid.idds_endpoint import IddsEndpoint
+from airflow_provider_panda.grid.idds import answers as idds_answers
+from airflow_provider_panda.grid.idds.answers import RequestStatus, TransformStatus
+from airflow_provider_panda.grid.idds.calls import Command, Direct, Relayed, Way
+from airflow_provider_panda.grid.idds.endpoint import IddsEndpoint
 from airflow_provider_panda.grid.loop import LoopThread, loop_thread
 from airflow_provider_panda.grid.session import Reread, Session
 

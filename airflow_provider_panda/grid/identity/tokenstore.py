@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from airflow_provider_panda.exceptions import GridAuthError
 from airflow_provider_panda.grid.endpoint import AuthKind, PandaEndpoint, auth_config_url
-from airflow_provider_panda.grid.tokens import Tokens, newest, parse_tokens, tokens_in
+from airflow_provider_panda.grid.identity.tokens import Tokens, newest, parse_tokens, tokens_in
 
 log = logging.getLogger(__name__)
 

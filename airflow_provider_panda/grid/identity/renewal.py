@@ -15,9 +15,9 @@ from typing import Final
 
 from airflow_provider_panda.exceptions import GridAuthError, GridError, GridUnreachableError
 from airflow_provider_panda.grid.endpoint import AuthKind, PandaEndpoint
-from airflow_provider_panda.grid.issuer import Issuer, find_issuer, renew
-from airflow_provider_panda.grid.tokens import Need, Tokens, expiry, need, utc_time
-from airflow_provider_panda.grid.tokenstore import TokenStore
+from airflow_provider_panda.grid.identity.issuer import Issuer, find_issuer, renew
+from airflow_provider_panda.grid.identity.tokens import Need, Tokens, expiry, need, utc_time
+from airflow_provider_panda.grid.identity.tokenstore import TokenStore
 
 log = logging.getLogger(__name__)
 

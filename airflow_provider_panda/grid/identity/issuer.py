@@ -23,8 +23,8 @@ from airflow_provider_panda.exceptions import (
 )
 from airflow_provider_panda.grid.addresses import bare, encrypted_or_local, reason
 from airflow_provider_panda.grid.answers import plain_text
-from airflow_provider_panda.grid.certificates import tls_context, trust_certifi
 from airflow_provider_panda.grid.endpoint import AuthKind, PandaEndpoint, auth_config_url
+from airflow_provider_panda.grid.identity.certificates import tls_context, trust_certifi
 
 if TYPE_CHECKING:
     import httpx

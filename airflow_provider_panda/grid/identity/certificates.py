@@ -8,7 +8,7 @@ from pathlib import Path
 
 from airflow_provider_panda.exceptions import GridAuthError
 from airflow_provider_panda.grid.endpoint import AuthKind, PandaEndpoint
-from airflow_provider_panda.grid.tokens import utc_time
+from airflow_provider_panda.grid.identity.tokens import utc_time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from airflow_provider_panda.grid.tokens import Need, Tokens, groups, need, newest, parse_tokens, utc_time
+from airflow_provider_panda.grid.identity.tokens import Need, Tokens, groups, need, newest, parse_tokens, utc_time
 from tests.stack.scripted_issuer import jwt
 
 NOW = 1_000_000.0

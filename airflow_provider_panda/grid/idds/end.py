@@ -12,7 +12,7 @@ from typing import Final, Protocol
 
 from airflow_provider_panda.exceptions import GridError
 from airflow_provider_panda.grid.answers import KillOutcome
-from airflow_provider_panda.grid.idds_answers import RequestStatus
+from airflow_provider_panda.grid.idds.answers import RequestStatus
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ _SUCCEEDED: Final = frozenset({"Finished", "SubFinished"})
 
 
 class RequestEnder(Protocol):
-    """An :class:`~airflow_provider_panda.grid.idds_client.AsyncIddsClient`."""
+    """An :class:`~airflow_provider_panda.grid.idds.client.AsyncIddsClient`."""
 
     async def abort_request(self, request_id: int) -> None:
         """Abort a request."""

@@ -18,7 +18,7 @@ from typing import Any, Final, Protocol
 
 from airflow_provider_panda.exceptions import GridAuthError, GridRefusedError, GridServerError
 from airflow_provider_panda.grid.answers import plain_text
-from airflow_provider_panda.grid.idds_answers import refused
+from airflow_provider_panda.grid.idds.answers import refused
 from airflow_provider_panda.grid.session import Reply, Request, base_url
 
 _JSON: Final = {"Content-Type": "application/json", "Accept": "application/json"}

@@ -13,9 +13,9 @@ from typing import Final
 from airflow_provider_panda.exceptions import GridRefusedError, TaskNotFoundError
 from airflow_provider_panda.grid import names
 from airflow_provider_panda.grid.answers import KillOutcome
-from airflow_provider_panda.grid.idds_answers import RequestStatus, TransformStatus
-from airflow_provider_panda.grid.idds_client import IddsClient
-from airflow_provider_panda.grid.idds_work import RunRequest, Site, request_properties, transform_properties
+from airflow_provider_panda.grid.idds.answers import RequestStatus, TransformStatus
+from airflow_provider_panda.grid.idds.client import IddsClient
+from airflow_provider_panda.grid.idds.work import RunRequest, Site, request_properties, transform_properties
 from airflow_provider_panda.grid.panda import PandaGrid
 from airflow_provider_panda.grid.retry import RetryPolicy, again
 from airflow_provider_panda.grid.session import base_url

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from airflow_provider_panda.exceptions import GridAuthError
-from airflow_provider_panda.grid.certificates import tls_context
-from airflow_provider_panda.grid.credentials import Credentials
 from airflow_provider_panda.grid.endpoint import AuthKind, PandaEndpoint
-from airflow_provider_panda.grid.tokens import claims
+from airflow_provider_panda.grid.identity.certificates import tls_context
+from airflow_provider_panda.grid.identity.credentials import Credentials
+from airflow_provider_panda.grid.identity.tokens import claims
 
 URL = "https://panda.example:443"
 

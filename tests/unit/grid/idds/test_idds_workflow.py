@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_panda.exceptions import ConfigurationError
-from airflow_provider_panda.grid.idds_workflow import read_workflow, request_of
+from airflow_provider_panda.grid.idds.workflow import read_workflow, request_of
 
 KEY = "afabcd00000000000000"
 
@@ -45,7 +45,7 @@ def test_an_object_is_serialised_by_idds_and_read_by_nobody(tmp_path: Path) -> N
     """In a process of its own: idds-client's modules read a configuration at import."""
     code = (
         "from idds.workflowv2.workflow import Workflow\n"
-        "from airflow_provider_panda.grid.idds_workflow import read_workflow, request_of\n"
+        "from airflow_provider_panda.grid.idds.workflow import read_workflow, request_of\n"
         f"request = request_of(read_workflow(Workflow(name='mine')), key={KEY!r})\n"
         "import json; print('TOLD', json.dumps(request))\n"
     )

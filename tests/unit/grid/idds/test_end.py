@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from airflow_provider_panda.exceptions import GridRefusedError, TaskNotFoundError
 from airflow_provider_panda.grid.answers import KillOutcome
-from airflow_provider_panda.grid.idds_answers import RequestStatus, TransformStatus
-from airflow_provider_panda.grid.idds_end import end_request
+from airflow_provider_panda.grid.idds.answers import RequestStatus, TransformStatus
+from airflow_provider_panda.grid.idds.end import end_request
 
 
 class Idds:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from airflow_provider_panda.exceptions import GridError
-from airflow_provider_panda.grid.idds_answers import RequestStatus, TransformStatus
+from airflow_provider_panda.grid.idds.answers import RequestStatus, TransformStatus
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ GROWTH: Final = 1.5
 
 
 class RequestSource(Protocol):
-    """What a board asks: an :class:`~airflow_provider_panda.grid.idds_client.AsyncIddsClient`."""
+    """What a board asks: an :class:`~airflow_provider_panda.grid.idds.client.AsyncIddsClient`."""
 
     async def request(self, request_id: int) -> RequestStatus | None:
         """Return a request with its transforms."""

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from airflow_provider_panda.exceptions import GridAuthError, GridError, GridServerError, GridUnreachableError
-from airflow_provider_panda.grid import renewal as renewal_module
-from airflow_provider_panda.grid import tokenstore
 from airflow_provider_panda.grid.client import PandaClient
 from airflow_provider_panda.grid.endpoint import AuthKind, PandaEndpoint
+from airflow_provider_panda.grid.identity import renewal as renewal_module
+from airflow_provider_panda.grid.identity import tokenstore
 from airflow_provider_panda.grid.session import Reply, Request, Session, token_refused
 from tests.stack.scripted_issuer import EXPIRED, ScriptedIssuer, lived
 from tests.stack.scripted_panda import ScriptedPanda, body, envelope, scripted_panda, slowly, status
