@@ -251,14 +251,26 @@ def as_json(access: Access) -> dict[str, Any]:
         "port": access.broker_port,
         "login": access.subscriber.name,
         "password": access.subscriber.passcode,
-        "extra": {"publisher_login": access.publisher.name, "publisher_password": access.publisher.passcode},
+        "extra": {
+            "publisher_login": access.publisher.name,
+            "publisher_password": access.publisher.passcode,
+            "result_destination": access.result_destination,
+        },
     }
     panda = {
         "conn_type": "panda",
         "host": host,
         "port": int(port),
         "password": access.token,
-        "extra": {"auth": "token", "vo": access.vo, "broker_conn_id": "broker", "monitor_url": access.panda_url},
+        "extra": {
+            "auth": "token",
+            "vo": access.vo,
+            "service": "idds",
+            "idds_host": access.idds_url,
+            "queue": access.queue,
+            "broker_conn_id": "broker",
+            "monitor_url": access.panda_url,
+        },
     }
     return {
         "panda_url": access.panda_url,

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import hmac
 import logging
+import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -24,7 +25,13 @@ from airflow_provider_panda.grid.task import TaskSpec
 log = logging.getLogger(__name__)
 
 SETTLING: Final = 0.3
-"""Seconds after which a young request is looked for again: one with a lower id may have been on its way."""
+"""Least seconds after which a young request is looked for again: one with a lower id may have been on its way."""
+
+SLOWNESS: Final = 3.0
+"""Least number of looks, as long as they take of late, in these seconds: a busy iDDS has more on its way."""
+
+STAGGER: Final = 0.3
+"""Seconds by up to which a new request is held back, at random: of tasks that start together, few then make one."""
 
 APPEARANCE: Final = RetryPolicy(attempts=12, first=2.0, longest=15.0)
 """How long a task to be killed is waited for: iDDS hands it to PanDA up to 18 s later (facts/idds.md section 6)."""
@@ -102,6 +109,7 @@ class IddsGrid:
     :param secret: instance secret, of which the requests' tokens are made.
     :param policy: how often a call is made that failed for a reason that may pass.
     :param pause: waits for the seconds given.
+    :param draw: random numbers in [0, 1).
     """
 
     def __init__(
@@ -112,25 +120,37 @@ class IddsGrid:
         secret: str,
         policy: RetryPolicy | None = None,
         pause: Callable[[float], object] = time.sleep,
+        draw: Callable[[], float] = random.random,
     ) -> None:
         self.client = client
         self.panda = panda
         self._secret = secret
         self._policy = policy or RetryPolicy()
         self._pause = pause
+        self._draw = draw
+        self._latency = 0.0
+        """Seconds that a look takes of late."""
 
     # --- the request of a DAG run ---
 
     def request_for(self, run: DagRun, nonce: str) -> int:
         """Return the open request of a DAG run, made if there is none.
 
-        Tasks that start together may each make one: the lowest id wins, and who lost closes its own at once, empty.
+        Tasks that start together may each make one: one that has works already wins, else the lowest id, and who lost
+        closes its own at once, empty.
 
         :param nonce: key of the task that asks, the end of the name of a request that it makes.
         :raises GridError: iDDS cannot be asked, or refuses.
         """
         request = run.request(self._secret, nonce)
-        found = again(self._policy, f"request of {run.run_id}", lambda: self._settled(run), pause=self._pause)
+
+        def settled() -> int | None:
+            return again(self._policy, f"request of {run.run_id}", lambda: self._settled(run), pause=self._pause)
+
+        found = settled()
+        if found is None:
+            self._pause(max(STAGGER, SLOWNESS * self._latency) * self._draw())
+            found = settled()
         if found is not None:
             return found
 
@@ -142,7 +162,7 @@ class IddsGrid:
             return mine
 
         mine = again(self._policy, f"new request of {run.run_id}", make, pause=self._pause)
-        winner = again(self._policy, f"request of {run.run_id}", lambda: self._settled(run), pause=self._pause)
+        winner = settled()
         if winner is None:
             raise GridRefusedError(
                 f"iDDS made request {mine} for run {run.run_id} and does not list it as open. Ask its operators"
@@ -161,7 +181,8 @@ class IddsGrid:
             if (generation := names.generation_of(name, run.mark)) is not None and generation <= run.generation
         }
 
-    def _lowest_open(self, run: DagRun) -> RequestStatus | None:
+    def _open(self, run: DagRun) -> Iterator[RequestStatus]:
+        """Yield the open requests of a run's generation, lowest id first; each costs a call."""
         of_now = {
             request_id
             for name, request_id in self.requests_of(run).items()
@@ -170,20 +191,25 @@ class IddsGrid:
         for request_id in sorted(of_now):
             status = self.client.request(request_id)
             if status is not None and status.takes_works:
-                return status
-        return None
+                yield status
 
     def _settled(self, run: DagRun) -> int | None:
-        """Return the run's open request once it is the same in two looks, or has works already."""
+        """Return the run's open request: one that has works already, or the lowest one if it is so in two looks."""
         before: int | None = None
         while True:
-            found = self._lowest_open(run)
-            if found is None:
+            began = time.monotonic()
+            found = self._open(run)
+            lowest = next(found, None)
+            self._latency = max(time.monotonic() - began, self._latency / 2)
+            if lowest is None:
                 return None
-            if found.transforms or found.request_id == before:
-                return found.request_id
-            before = found.request_id
-            self._pause(SETTLING)
+            if lowest.transforms:
+                return lowest.request_id
+            if lowest.request_id == before:
+                # Somebody may have settled on another one before this one was there to see.
+                return next((other.request_id for other in found if other.transforms), before)
+            before = lowest.request_id
+            self._pause(max(SETTLING, SLOWNESS * self._latency))
 
     def close_run(self, run: DagRun) -> RunClosing:
         """Close the open requests of a DAG run, of its generation and those before, as far as their works have ended.

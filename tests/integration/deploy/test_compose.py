@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import subprocess
 import time
 from collections.abc import Iterator
@@ -9,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
+from demo.processes import Process
 from tests.integration.deploy.composition import ROOT, dotenv
 from tests.integration.deploy.native import Native, programs
 from tests.stack.stack import missing
@@ -41,9 +45,7 @@ class Api:
     def __init__(self, url: str, password: str) -> None:
         login = httpx.post(f"{url}/auth/token", json={"username": "admin", "password": password}, timeout=60)
         token = login.raise_for_status().json()["access_token"]
-        self._client = httpx.Client(
-            base_url=f"{url}/api/v2", headers={"Authorization": f"Bearer {token}"}, timeout=60
-        )
+        self._client = httpx.Client(base_url=f"{url}/api/v2", headers={"Authorization": f"Bearer {token}"}, timeout=60)
 
     def call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         return self._client.request(method, path, json=body).raise_for_status().json()
@@ -64,7 +66,7 @@ def test_every_service_becomes_healthy_or_ends_well(native: Native) -> None:
 def test_setup_and_check_said_that_all_is_well(native: Native) -> None:
     said = native.processes["airflow-init"].log.read_text()
     assert "Set up." in said
-    for step in ("role", "iDDS", "broker login", "broker subscribe", "broker publish", "broker delivery"):
+    for step in ("VO", "iDDS", "broker login", "broker subscribe", "broker publish", "broker delivery"):
         assert f"ok      {step}:" in said, said
 
 
@@ -79,6 +81,52 @@ def test_hello_grid_runs_through_idds(native: Native, api: Api) -> None:
         assert time.monotonic() < end, native.processes["airflow-dag-processor"].tail()
         time.sleep(0.5)
     api.call("PATCH", f"/dags/{DAG}", {"is_paused": False})
+    assert _hello(native, api).startswith("Hello grid, from Python")
+    named = _rows(native, "select name from doma_idds.transforms")
+    assert len(named) == 1
+    assert DAG in named[0]
+    assert "hello" in named[0]
+
+
+def test_no_secret_is_on_a_command_line_or_in_a_log(native: Native, values: dict[str, str]) -> None:
+    secrets = {name: value for name, value in values.items() if len(value) > 12}
+    assert len(secrets) == 10
+    for process in native.processes.values():
+        text = "\n".join([*_command_lines(process), process.log.read_text(errors="replace")])
+        assert [name for name, value in secrets.items() if value in text] == [], process.name
+
+
+def test_another_service_is_set_by_a_second_init_which_keeps_what_was_added(native: Native, api: Api) -> None:
+    path = "/connections/panda_default"
+    before = json.loads(api.call("GET", path)["extra"])
+    added = {"connection_id": "panda_default", "conn_type": "panda", "extra": json.dumps({**before, "queue": "LOCAL"})}
+    api.call("PATCH", f"{path}?update_mask=extra", added)
+    service = native.services["airflow-init"]
+    again = subprocess.run(
+        native.words(service, service.command),
+        env={**native.environment(service), "PANDA_SERVICE": "panda"},
+        cwd=native.inside("airflow-init", "/opt/panda"),
+        capture_output=True,
+        text=True,
+    )
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "the connection has one" in again.stdout
+    # The instance's name is derived from its secret.
+    assert _instance(again.stdout) == _instance(native.processes["airflow-init"].log.read_text())
+    stored = json.loads(api.call("GET", path)["extra"])
+    assert (stored["service"], stored["queue"]) == ("panda", "LOCAL")
+    assert _hello(native, api).startswith("Hello grid, from Python")
+    assert len(_rows(native, "select name from doma_idds.transforms")) == 1  # none came by iDDS
+
+
+def test_a_health_check_tells_a_dead_service(native: Native) -> None:
+    for name in ("idds-agents", "idds-rest", "activemq"):
+        assert native.health(name).returncode == 0
+        native.processes[name].stop()
+        assert native.health(name).returncode != 0, name
+
+
+def _hello(native: Native, api: Api) -> str:
     run = api.call("POST", f"/dags/{DAG}/dagRuns", {"logical_date": None})["dag_run_id"]
     path = f"/dags/{DAG}/dagRuns/{run}"
     end = time.monotonic() + 180
@@ -86,50 +134,37 @@ def test_hello_grid_runs_through_idds(native: Native, api: Api) -> None:
         assert time.monotonic() < end, api.call("GET", f"{path}/taskInstances")
         time.sleep(0.5)
     assert state == "success", _logs(native)
-    value = api.call("GET", f"{path}/taskInstances/hello/xcomEntries/return_value")["value"]
-    assert value.startswith("Hello grid, from Python")
-    named = _rows(native, "select name from doma_idds.transforms")
-    assert any(DAG in name and "hello" in name for name in named), named
+    return str(api.call("GET", f"{path}/taskInstances/hello/xcomEntries/return_value")["value"])
 
 
-def test_no_secret_is_on_a_command_line_or_in_a_log(native: Native, values: dict[str, str]) -> None:
-    secrets = {name: value for name, value in values.items() if len(value) > 12}
-    assert len(secrets) == 10
-    for process in native.processes.values():
-        lines = [" ".join(each.cmdline()) for each in process.family()] if process.popen.poll() is None else []
-        text = "\n".join([*lines, process.log.read_text(errors="replace")])
-        assert [name for name, value in secrets.items() if value in text] == [], process.name
+def _instance(said: str) -> str:
+    return said.rpartition("this Airflow is ")[2].split()[0]
 
 
-def test_airflow_init_may_run_again_and_keeps_what_was_added(native: Native, api: Api) -> None:
-    before = api.call("GET", "/connections/panda_default")
-    assert '"instance_secret"' in before["extra"]
-    service = native.services["airflow-init"]
-    again = subprocess.run(
-        native.words(service, service.command),
-        env=native.environment(service),
-        cwd=native.inside("airflow-init", "/opt/panda"),
-        capture_output=True,
-        text=True,
-    )
-    assert again.returncode == 0, again.stdout + again.stderr
-    assert "the connection has one" in again.stdout
-    assert api.call("GET", "/connections/panda_default") == before
-
-
-def test_a_health_check_tells_a_dead_service(native: Native) -> None:
-    native.processes["airflow-triggerer"].stop()
-    native.processes["activemq"].stop()
-    assert native.health("activemq").returncode != 0
-    native.processes["idds-agents"].stop()
-    assert native.health("idds-agents").returncode != 0
-    native.processes["idds-rest"].stop()
-    assert native.health("idds-rest").returncode != 0
+def _command_lines(process: Process) -> list[str]:
+    found = []
+    for each in process.family():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found.append(" ".join(each.cmdline()))
+    return found
 
 
 def _rows(native: Native, statement: str) -> list[str]:
     environment = {"PGPASSWORD": native.services["postgres"].environment["IDDS_DB_PASSWORD"], "PATH": "/usr/bin:/bin"}
-    command = ["psql", "-h", "127.0.0.1", "-p", native.ports["5432"], "-U", "idds", "-d", "idds", "-qAt", "-c", statement]
+    command = [
+        "psql",
+        "-h",
+        "127.0.0.1",
+        "-p",
+        native.ports["5432"],
+        "-U",
+        "idds",
+        "-d",
+        "idds",
+        "-qAt",
+        "-c",
+        statement,
+    ]
     command[0] = str(programs() / "psql")
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     return done.stdout.splitlines()

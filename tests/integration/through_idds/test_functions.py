@@ -13,14 +13,19 @@ import httpx
 import pytest
 
 from airflow_provider_panda import configuration
+from airflow_provider_panda.broker.connection import State
+from airflow_provider_panda.broker.hub import get_hub
 from airflow_provider_panda.exceptions import GridRefusedError, GridTaskFailedError, JobRaisedError
+from airflow_provider_panda.grid.idds.client import AsyncIddsClient
 from airflow_provider_panda.grid.idds.runs import DagRun
 from airflow_provider_panda.grid.idds.work import Site, request_properties
-from airflow_provider_panda.grid.task import Phase
+from airflow_provider_panda.grid.task import Phase, instance_id
+from airflow_provider_panda.grid.watch import AsyncPandaClient
 from airflow_provider_panda.hooks.panda import PandaHook
+from airflow_provider_panda.hooks.stomp import StompHook
 from airflow_provider_panda.listeners import closing
 from airflow_provider_panda.triggers import wait
-from tests.integration.through_idds.calls import DEAF, DIRECT, RELAYED, Call, use
+from tests.integration.through_idds.calls import DEAF, DIRECT, RELAYED, SECRET, Call, use
 from tests.stack.stack import Stack
 
 
@@ -249,3 +254,68 @@ async def test_without_a_broker_the_value_is_read_from_what_the_services_kept() 
     call = Call(add, conn_id=DEAF, op_args=[20], op_kwargs={"b": 3})
 
     assert await call.value() == 23
+
+
+def waits_for(path: str) -> str:
+    import time
+    from pathlib import Path
+
+    while not Path(path).exists():
+        time.sleep(0.05)
+    return "after all"
+
+
+async def test_a_value_published_to_no_broker_arrives_when_the_broker_is_back(
+    connected: Stack, tmp_path: Path, late_looks: None
+) -> None:
+    go = tmp_path / "go"
+    call = Call(waits_for, op_args=[str(go)])
+    trigger = await asyncio.to_thread(call.submit)
+    grid = PandaHook(DIRECT).grid()
+    name = trigger.awaited.task_name
+    await until(lambda: found_running(grid, name))
+    waiting = asyncio.create_task(call.value(trigger))
+    hub = get_hub(StompHook("idds_broker").get_conn(), instance_id(SECRET))
+    while not any(address.state is State.LISTENING for address in hub.health().addresses):
+        await asyncio.sleep(0.1)
+    await asyncio.to_thread(connected.broker.stop)
+    try:
+        go.touch()
+        await until(lambda: found_ended(grid, name))
+    finally:
+        await asyncio.to_thread(connected.broker.start)
+
+    assert await asyncio.wait_for(waiting, 60) == "after all"
+
+
+async def test_what_idds_stored_is_read_back(connected: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    call = Call(add, op_args=[3], op_kwargs={"b": 4})
+    trigger = await asyncio.to_thread(call.submit)
+    grid = PandaHook(DIRECT).grid()
+    await until(lambda: found_ended(grid, trigger.awaited.task_name))
+    client = PandaHook(DIRECT).idds()
+    key = trigger.awaited.task_key
+    request_id = trigger.awaited.request_id
+    assert request_id is not None
+    transform_id = trigger.awaited.transform_id
+    await until(lambda: client.messages(request_id, transform_id=transform_id, internal_id=key) or None)
+
+    async def no_records(*_: Any) -> list[Any]:
+        raise GridRefusedError("PanDA keeps no job descriptions today")
+
+    monkeypatch.setattr(AsyncPandaClient, "job_records", no_records)
+
+    assert await call.value(trigger) == 7  # the message passed while nobody listened
+
+
+async def test_where_idds_stores_nothing_panda_has_the_value(connected: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def nothing_stored(*_: Any, **__: Any) -> list[Any]:
+        return []
+
+    monkeypatch.setattr(AsyncIddsClient, "messages", nothing_stored)
+    call = Call(add, op_args=[3], op_kwargs={"b": 5})
+    trigger = await asyncio.to_thread(call.submit)
+    grid = PandaHook(DIRECT).grid()
+    await until(lambda: found_ended(grid, trigger.awaited.task_name))
+
+    assert await call.value(trigger) == 8

@@ -1,0 +1,1 @@
+"""What docker-compose.yml starts that is no program of the services themselves."""
