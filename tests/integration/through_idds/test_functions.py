@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -149,6 +150,27 @@ async def test_an_exception_comes_home_with_its_traceback() -> None:
         await call.value()
 
     assert "in fails" in raised.value.remote_traceback
+
+
+async def test_setup_lines_and_values_too_large_for_an_event() -> None:
+    def greet(times: int) -> str:
+        import os
+
+        return os.environ["GREETING"] * times
+
+    call = Call(
+        greet,
+        conn_id=RELAYED,
+        op_kwargs={"times": [1, 20_000, 20_001]},
+        map_over="times",
+        environment={"python": sys.executable, "setup": ["GREETING='hi; $USER'", "export GREETING"]},
+    )
+
+    assert await call.value() == ["hi; $USER" * times for times in (1, 20_000, 20_001)]
+
+    assert call.event is not None
+    assert call.event.results is None  # 64 KiB is the limit of an event
+    assert call.event.task_id is not None
 
 
 async def test_a_task_that_idds_cannot_submit_fails_with_what_can_be_said(connected: Stack) -> None:
