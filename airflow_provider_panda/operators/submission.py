@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from airflow_provider_panda.exceptions import GridError
 from airflow_provider_panda.hooks.panda import PandaConnection, PandaHook
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
 log = logging.getLogger(__name__)
+
+_NONE: Final = 0
+"""What stands in the task state store for an id that a try does not have."""
 
 
 def remember(context: Context, name: str, value: str | int) -> None:
@@ -40,7 +43,7 @@ def left_by_earlier_try(context: Context, key: str, *, id_key: str = TASK_ID_KEY
     if store is None:
         return None
     earlier_key, earlier_id = store.get(TASK_KEY_KEY), store.get(id_key)
-    if not isinstance(earlier_id, int) or earlier_key in (None, key):
+    if not isinstance(earlier_id, int) or earlier_id == _NONE or earlier_key in (None, key):
         return None
     return earlier_id
 
@@ -64,10 +67,15 @@ def tell_submission(context: Context, connection: PandaConnection, *, key: str, 
     """Leave all ids of a task that was just taken, directly or through iDDS."""
     context["ti"].xcom_push(TASK_KEY_KEY, key)
     if submission.task_id is not None:
-        tell_ids(context, connection, key=key, task_id=submission.task_id)
-    for name, value in ((REQUEST_ID_KEY, submission.request_id), (TRANSFORM_ID_KEY, submission.transform_id)):
+        tell_link(context, connection, submission.task_id)
+    for name, value in (
+        (TASK_ID_KEY, submission.task_id),
+        (REQUEST_ID_KEY, submission.request_id),
+        (TRANSFORM_ID_KEY, submission.transform_id),
+    ):
+        # Also what it does not have: an earlier try may have gone the other way, and the store outlives it.
+        remember(context, name, value or _NONE)
         if value is not None:
-            remember(context, name, value)
             context["ti"].xcom_push(name, value)
 
 
