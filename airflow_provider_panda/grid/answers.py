@@ -374,12 +374,12 @@ def _job_index(files: Any) -> int | None:
 
 def _plain_key(lfn: str) -> str:
     """Return an input's name as we gave it: through iDDS it comes as base64 of a JSON text."""
-    number, _, name = lfn.rpartition(":")
+    name = lfn.rpartition(":")[2]
     try:
         decoded = json.loads(base64.b64decode(name, validate=True))
     except ValueError:
         return lfn
-    return f"{number}:{decoded}" if isinstance(decoded, str) else lfn
+    return decoded if isinstance(decoded, str) else lfn
 
 
 def _diagnostics(row: Mapping[str, Any]) -> str | None:

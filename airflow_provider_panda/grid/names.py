@@ -41,7 +41,7 @@ def request_name(dag_id: str, run_id: str, mark: str, generation: int, nonce: st
     iDDS lists ids by name, one per name, so whoever makes a request puts a nonce of its own at the end.
 
     :param mark: see :func:`run_mark`.
-    :param generation: how often the run was cleared: a closed request takes no further works.
+    :param generation: which start of the run: a closed request takes no further works.
     :param nonce: key of the task that makes it.
     """
     return "-".join(["airflow", _name_part(dag_id, 40), _name_part(run_id, 60), mark, f"g{generation}", nonce])

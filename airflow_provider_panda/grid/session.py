@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from airflow_provider_panda.exceptions import GridAnswerTooLargeError, GridAuthError, GridUnreachableError
 from airflow_provider_panda.grid.addresses import bare, base_url, reason
@@ -57,12 +57,14 @@ class Reply:
     :param body: body, decompressed.
     :param url: address without query.
     :param date: the server's clock, as its Date header says it; empty if it does not.
+    :param complaint: iDDS's reason for refusing, from its header ``ExceptionMessage``; empty from others.
     """
 
     status: int
     body: bytes
     url: str
     date: str = ""
+    complaint: str = ""
 
 
 Reread = Callable[[], Awaitable[PandaEndpoint | None]]
@@ -76,6 +78,9 @@ class Session:
     :param limit: largest answer that is read, in bytes.
     :param reread: reads the endpoint's origin again when its credentials are refused or have expired.
     """
+
+    service: ClassVar[str] = "PanDA"
+    """What the server is called in messages."""
 
     def __init__(self, endpoint: PandaEndpoint, *, limit: int = ANSWER_LIMIT, reread: Reread | None = None) -> None:
         self._take(endpoint)
@@ -110,12 +115,12 @@ class Session:
                 return await self._exchange(request, url)
         except TimeoutError:
             raise GridUnreachableError(
-                f"PanDA at {url} gave no complete answer within {deadline:g} s. "
+                f"{self.service} at {url} gave no complete answer within {deadline:g} s. "
                 "Try again, or raise the connection field timeout",
                 url=url,
             ) from None
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-            raise GridUnreachableError(f"PanDA at {url} does not answer: {reason(error)}", url=url) from None
+            raise GridUnreachableError(f"{self.service} at {url} does not answer: {reason(error)}", url=url) from None
 
     async def _exchange(self, request: Request, url: str) -> Reply:
         before = self.endpoint
@@ -172,9 +177,10 @@ class Session:
                     if len(body) > self._limit:
                         raise _too_large(url, self._limit)
             except httpx.StreamError as error:
-                raise GridUnreachableError(f"PanDA at {url} broke off its answer: {error}", url=url) from None
+                raise GridUnreachableError(f"{self.service} at {url} broke off its answer: {error}", url=url) from None
             date = response.headers.get("date", "")
-            return Reply(status=response.status_code, body=bytes(body), url=url, date=date)
+            complaint = response.headers.get("exceptionmessage", "")
+            return Reply(status=response.status_code, body=bytes(body), url=url, date=date, complaint=complaint)
 
     async def token(self) -> str | None:
         """Return the id token for the next call, renewed if need be, or None for an endpoint without.

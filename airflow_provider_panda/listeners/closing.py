@@ -40,7 +40,7 @@ class _Ended:
     """A run that has ended.
 
     :param due: when it is looked at next, on the monotonic clock.
-    :param generation: how often it had been cleared when it ended: a later generation has a request of its own.
+    :param generation: which start of it ended: a later one has a request of its own.
     """
 
     due: float

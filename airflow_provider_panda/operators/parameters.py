@@ -67,19 +67,6 @@ def min_success(value: int | float | None, on_job_error: str) -> int | float | N
     return value
 
 
-def direct_service(conn_id: str, service: str) -> None:
-    """Refuse a connection whose tasks are to go another way than directly to PanDA.
-
-    :raises ConfigurationError: this version has no such way; sending the task directly would not be what was asked.
-    """
-    if service != "panda":
-        raise ConfigurationError(
-            f"connection {conn_id}, field service",
-            f"{service!r} is not supported by this version",
-            "Set it to panda: tasks then go to PanDA directly",
-        )
-
-
 def task_states(name: str, value: str | Collection[str], *, terminal: bool = False) -> tuple[str, ...]:
     """Return PanDA task states.
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from airflow_provider_panda import configuration
-from airflow_provider_panda.grid.idds.runs import DagRun
+from airflow_provider_panda.grid.idds.runs import DagRun, generation_of
 from airflow_provider_panda.grid.names import secret_name
 from airflow_provider_panda.grid.task import TaskSpec
 from airflow_provider_panda.hooks.panda import PandaConnection, PandaHook
@@ -101,7 +101,7 @@ class ThroughIdds:
             instance=configuration.instance(connection.instance_secret, conn_id=connection.conn_id),
             dag_id=ti.dag_id,
             run_id=ti.run_id,
-            generation=self._context["dag_run"].clear_number or 0,
+            generation=generation_of(self._context["dag_run"].start_date),
         )
         grid = self._hook.idds_grid()
         request_id = grid.request_for(run, spec.key)

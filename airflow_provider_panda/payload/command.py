@@ -40,7 +40,13 @@ class Environment:
             raise ConfigurationError(
                 "environment, container_runtime", f"{self.container_runtime!r} is unknown", 'Use "panda" or "apptainer"'
             )
-        if not self.python.strip():
+        try:
+            words = shlex.split(self.python)
+        except ValueError as error:
+            raise ConfigurationError(
+                "environment, python", f"{self.python!r}: {error}", "Close the quotation"
+            ) from None
+        if not words:
             raise ConfigurationError("environment, python", "it is empty", 'Leave it out for "python3"')
 
 

@@ -91,28 +91,38 @@ class RequestBoard:
 
     async def _poll(self, request_id: int) -> None:
         sooner, trouble, pause = self._sooner[request_id], "", self._first_after
+        due = self._after(pause)
         while True:
             try:
-                async with asyncio.timeout(pause * (0.8 + 0.4 * self._draw())):
+                async with asyncio.timeout_at(due):
                     await sooner.wait()
             except TimeoutError:
                 pause = min(pause * GROWTH, self._interval)
-            else:  # somebody new: others that come together share the listing
+            else:  # somebody new: those who come together share a listing, and who keeps coming does not delay it
                 sooner.clear()
                 pause = self._first_after
+                due = min(due, self._after(pause))
                 continue
-            try:
-                status = await self._source.request(request_id)
-            except GridError as error:
-                if type(error).__name__ != trouble:
-                    log.warning("iDDS request %d cannot be listed (its tasks wait on): %s", request_id, error)
-                trouble = type(error).__name__
-                continue
-            except Exception:
-                log.exception("the listing of iDDS request %d failed; it goes on", request_id)
-                continue
-            trouble = ""
-            self._tell(request_id, status)
+            trouble = await self._list(request_id, trouble)
+            due = self._after(pause)
+
+    def _after(self, pause: float) -> float:
+        """Return the time on the loop's clock after a pause, varied by a fifth."""
+        return asyncio.get_running_loop().time() + pause * (0.8 + 0.4 * self._draw())
+
+    async def _list(self, request_id: int, trouble: str) -> str:
+        """List a request once and tell who waits; return the kind of what went wrong, which is logged once."""
+        try:
+            status = await self._source.request(request_id)
+        except GridError as error:
+            if type(error).__name__ != trouble:
+                log.warning("iDDS request %d cannot be listed (its tasks wait on): %s", request_id, error)
+            return type(error).__name__
+        except Exception:
+            log.exception("the listing of iDDS request %d failed; it goes on", request_id)
+            return trouble
+        self._tell(request_id, status)
+        return ""
 
     def _tell(self, request_id: int, status: RequestStatus | None) -> None:
         found = {transform.transform_id: transform for transform in (status.transforms if status else ())}

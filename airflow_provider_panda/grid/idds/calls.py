@@ -175,7 +175,7 @@ def _message(error: Any) -> str:
 
 
 def _http_error(reply: Reply) -> Exception:
-    text = plain_text(reply.body[:2000].decode(errors="replace"))
+    text = plain_text(reply.complaint or reply.body[:2000].decode(errors="replace"))
     told = f": {text}" if text else ""
     if reply.status in (401, 403):
         return GridAuthError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
-from typing import Any, Final, TypeVar
+from typing import Any, ClassVar, Final, TypeVar
 
 from airflow_provider_panda.grid.endpoint import PandaEndpoint, with_credentials_of
 from airflow_provider_panda.grid.idds import answers as idds_answers
@@ -25,6 +25,8 @@ _DECODED_ON_LOOP: Final = 32 * 1024
 
 class IddsSession(Session):
     """Exchanges with iDDS's own REST interface, which wants the same proof in headers of its own."""
+
+    service: ClassVar[str] = "iDDS"
 
     async def _credentials(self) -> dict[str, str]:
         shown = await super()._credentials()

@@ -9,6 +9,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 
 from airflow_provider_panda.exceptions import GridRefusedError, TaskNotFoundError
@@ -44,7 +45,7 @@ class DagRun:
     :param instance: id of the Airflow instance.
     :param dag_id: DAG.
     :param run_id: its run.
-    :param generation: how often it was cleared.
+    :param generation: which start of it, see :func:`generation_of`.
     """
 
     instance: str
@@ -68,6 +69,15 @@ class DagRun:
             name=names.request_name(self.dag_id, self.run_id, self.mark, self.generation, nonce),
             token=hmac.new(secret.encode(), text.encode(), hashlib.sha256).hexdigest()[:32],
         )
+
+
+def generation_of(started: datetime | None) -> int:
+    """Return the generation of a DAG run: when it was last started, as Unix time in seconds.
+
+    Clearing tasks of a run that has ended starts it anew; of a running one it does not, and these tasks go to the
+    request that is open.
+    """
+    return 0 if started is None else int(started.timestamp())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

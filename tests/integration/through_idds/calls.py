@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
@@ -98,7 +99,7 @@ class Call:
     :param function: what it calls.
     :param conn_id: by which connection.
     :param run_id: DAG run; a new one by default.
-    :param generation: how often the run was cleared.
+    :param generation: when the run was last started, as Unix time.
     :param options: of the operator.
     """
 
@@ -117,7 +118,7 @@ class Call:
         self.generation = generation
         self.context: dict[str, Any] = {
             "ti": self.ti,
-            "dag_run": SimpleNamespace(clear_number=generation),
+            "dag_run": SimpleNamespace(start_date=datetime.fromtimestamp(generation, UTC)),
             "task_state_store": Store(),
         }
         options.setdefault("environment", {"python": sys.executable})

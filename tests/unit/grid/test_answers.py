@@ -278,7 +278,24 @@ def test_a_failed_job() -> None:
 
 
 @pytest.mark.parametrize(
-    ("lfn", "index"), [("000000:j0", 0), ("j41", 41), ("000000:in0", None), ("000000:j0x", None), (None, None)]
+    ("lfn", "index"),
+    [
+        ("000000:j0", 0),
+        ("j41", 41),
+        ("000000:in0", None),
+        ("000000:j0x", None),
+        (None, None),
+        # Through iDDS: base64 of a JSON text.
+        ("000000:ImowIg==", 0),
+        ("000012:ImoxMiI=", 12),
+        ("ImoxMjM0NSI=", 12345),
+        ("000000:InBzZXVkb19maWxlIg==", None),
+        ("000000:MTI=", None),
+        ("000000:eyJhIjogMX0=", None),
+        ("000000://///w==", None),
+        ("000000:", None),
+        ("", None),
+    ],
 )
 def test_job_index(lfn: str | None, index: int | None) -> None:
     row = {"PandaID": 1, "Files": [{"type": "pseudo_input", "lfn": lfn}]}

@@ -11,7 +11,6 @@ from airflow.sdk import DAG, task
 
 from airflow_provider_panda.decorators import panda_task
 from airflow_provider_panda.exceptions import ConfigurationError, PackagingError
-from airflow_provider_panda.operators import parameters
 from airflow_provider_panda.operators.function import PandaFunctionOperator
 from airflow_provider_panda.payload.command import Environment
 
@@ -66,12 +65,6 @@ def test_queue_is_pandas_and_airflows_stays_its_own() -> None:
     assert operator(queue="CERN_T2").queue == "default"
     assert operator(airflow_queue="heavy").queue == "heavy"
     assert operator(airflow_queue="heavy").panda_queue is None
-
-
-def test_a_service_that_is_not_there_yet_is_refused() -> None:
-    parameters.direct_service("c", "panda")
-    with pytest.raises(ConfigurationError, match="connection c, field service: 'idds' is not supported"):
-        parameters.direct_service("c", "idds")
 
 
 async def coroutine(x):

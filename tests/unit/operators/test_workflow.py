@@ -13,7 +13,6 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException
 from airflow.sdk import DAG
 from airflow.sdk.exceptions import AirflowSensorTimeout
-from tests.unit.grid.idds.test_idds_workflow import functional, newer
 
 from airflow_provider_panda.exceptions import ConfigurationError, DeadlineExceededError, GridTaskFailedError
 from airflow_provider_panda.grid.idds.answers import RequestStatus, TransformStatus
@@ -23,6 +22,7 @@ from airflow_provider_panda.sensors.request import IddsRequestSensor
 from airflow_provider_panda.triggers.event import Outcome
 from airflow_provider_panda.triggers.request import RequestsEvent
 from tests.stack.scripted_panda import ScriptedPanda, Seen, body, envelope, scripted_panda
+from tests.unit.grid.idds.test_idds_workflow import functional, newer
 from tests.unit.operators.scene import Scene, panda_connection, row
 
 RELAY = "/server/panda/relay_idds_command"

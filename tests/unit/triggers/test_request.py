@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from airflow_provider_panda.grid.idds_answers import RequestStatus, TransformStatus
+from airflow_provider_panda.grid.idds.answers import RequestStatus, TransformStatus
 from airflow_provider_panda.triggers.event import Outcome
 from airflow_provider_panda.triggers.request import TRANSFORMS_TOLD, IddsRequestTrigger, RequestsEvent, judge
 

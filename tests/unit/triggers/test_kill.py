@@ -1,0 +1,251 @@
+"""What a user's mark or clear kills, and what it does not: a task that another triggerer has taken over."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from airflow_provider_panda import configuration
+from airflow_provider_panda.grid.retry import RetryPolicy
+from airflow_provider_panda.grid.task import JobRecord
+from airflow_provider_panda.triggers import function, ids, kill
+from airflow_provider_panda.triggers.function import PandaFunctionTrigger
+from airflow_provider_panda.triggers.ids import tell_task_id
+from airflow_provider_panda.triggers.kill import is_still_waited_for, kill_unless_still_waited_for
+from tests.unit.triggers.scripted import (
+    KEY,
+    REQUEST,
+    TASK,
+    TRANSFORM,
+    Idds,
+    Panda,
+    report,
+    request,
+    shared,
+    task,
+    transform,
+)
+
+TI = SimpleNamespace(dag_id="dag", task_id="task", run_id="run", map_index=-1)
+log = logging.getLogger("the trigger")
+
+
+class Airflow:
+    """What the supervisor says of a task instance, and the XComs that are set."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.states: set[str] = {"failed"}
+        self.current: Any = KEY
+        self.xcoms: dict[str, Any] = {}
+        self.error: Exception | None = None
+        self.asked: list[dict[str, Any]] = []
+        monkeypatch.setattr(kill, "_task_states", lambda ti: self.states)
+        monkeypatch.setattr(kill.XCom, "get_one", self._get_one)
+        monkeypatch.setattr(ids.XCom, "set", self._set)
+
+    def _get_one(self, **where: Any) -> Any:
+        self.asked.append(where)
+        return self.current
+
+    def _set(self, *, key: str, value: Any, **where: Any) -> None:
+        if self.error is not None:
+            raise self.error
+        assert where == {"dag_id": "dag", "task_id": "task", "run_id": "run", "map_index": -1}
+        self.xcoms[key] = value
+
+
+@pytest.fixture
+def airflow(monkeypatch: pytest.MonkeyPatch) -> Airflow:
+    return Airflow(monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("ti", "states", "current", "still"),
+    [
+        (None, {"deferred"}, KEY, False),
+        (TI, {"deferred"}, KEY, True),
+        (TI, {"deferred"}, "another key", False),
+        (TI, {"deferred"}, None, False),
+        (TI, {"failed"}, KEY, False),
+        (TI, {"queued", "running"}, KEY, False),
+        (TI, set(), KEY, False),
+    ],
+)
+async def test_a_reassigned_trigger_is_told_from_a_killed_one(
+    airflow: Airflow, ti: Any, states: set[str], current: Any, still: bool
+) -> None:
+    airflow.states, airflow.current = states, current
+    assert await is_still_waited_for(ti, id_key="k", own_id=KEY) is still
+    assert all(where["key"] == "k" and where["run_id"] == "run" for where in airflow.asked)
+
+
+async def settled() -> None:
+    async with asyncio.timeout(30):
+        while kill._kills:
+            await asyncio.sleep(0)
+
+
+async def test_the_kill_survives_the_call(airflow: Airflow) -> None:
+    begun, go, done = asyncio.Event(), asyncio.Event(), []
+
+    async def slowly() -> None:
+        begun.set()
+        await go.wait()
+        done.append(1)
+
+    call = asyncio.create_task(
+        kill_unless_still_waited_for(TI, id_key="k", own_id=KEY, kill=slowly, what="it", by_hand="do it", log=log)
+    )
+    await begun.wait()
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert done == []
+    go.set()
+    await settled()
+    assert done == [1]
+
+
+async def test_a_kill_that_fails_says_what_to_do(airflow: Airflow, caplog: pytest.LogCaptureFixture) -> None:
+    async def fails() -> None:
+        raise OSError("no network")
+
+    await kill_unless_still_waited_for(TI, id_key="k", own_id=KEY, kill=fails, what="it", by_hand="do this", log=log)
+    assert "it: could not be killed; do this" in caplog.text
+    await settled()
+
+
+def trigger(monkeypatch: pytest.MonkeyPatch, idds: Idds, panda: Panda, **fields: Any) -> PandaFunctionTrigger:
+    connection = shared(idds, panda)
+
+    async def look_up(conn_id: str) -> Any:
+        assert conn_id == "c"
+        return connection
+
+    monkeypatch.setattr(function, "shared_connection", look_up)
+    monkeypatch.setattr(function, "APPEARANCE", RetryPolicy(attempts=4, first=0.01, longest=0.01))
+    made = PandaFunctionTrigger(
+        panda_conn_id="c",
+        task_key=KEY,
+        task_name="n_5_9",
+        processing_type="airflow-abcd",
+        policy={"n_jobs": 1},
+        **fields,
+    )
+    monkeypatch.setattr(PandaFunctionTrigger, "task_instance", TI, raising=False)
+    monkeypatch.setattr(PandaFunctionTrigger, "log", log)
+    return made
+
+
+THROUGH = {"request_id": REQUEST, "transform_id": TRANSFORM}
+
+
+async def test_a_task_that_came_through_idds_is_killed_once_it_is_there(
+    airflow: Airflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    panda = Panda()
+    idds = Idds(request(transform()), request(transform("Transforming")), request(transform(task_id=TASK)))
+    await trigger(monkeypatch, idds, panda, **THROUGH).on_kill()
+    await settled()
+    assert panda.killed == [TASK]
+    assert airflow.asked == []  # it was not deferred any more
+
+
+async def test_a_known_task_is_killed_without_asking_idds(airflow: Airflow, monkeypatch: pytest.MonkeyPatch) -> None:
+    panda, idds = Panda(), Idds()
+    await trigger(monkeypatch, idds, panda, task_id=TASK).on_kill()
+    await settled()
+    assert (panda.killed, idds.listed) == ([TASK], 0)
+
+
+@pytest.mark.parametrize(
+    "listing", [request(transform("Failed")), request(), None], ids=["failed without one", "no transform", "no request"]
+)
+async def test_what_never_came_to_panda_needs_no_kill(
+    airflow: Airflow, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, listing: Any
+) -> None:
+    panda = Panda()
+    await trigger(monkeypatch, Idds(listing), panda, **THROUGH).on_kill()
+    await settled()
+    assert panda.killed == []
+    assert "could not be killed" not in caplog.text
+
+
+async def test_a_task_that_does_not_appear_is_told(
+    airflow: Airflow, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    idds = Idds(request(transform()))
+    await trigger(monkeypatch, idds, Panda(), **THROUGH).on_kill()
+    await settled()
+    assert idds.listed == 4
+    assert f"{KEY} (iDDS transform {TRANSFORM}): could not be killed" in caplog.text
+    assert "kill the task n_5_9" in caplog.text
+
+
+async def test_a_trigger_that_moved_kills_nothing(airflow: Airflow, monkeypatch: pytest.MonkeyPatch) -> None:
+    airflow.states = {"deferred"}
+    panda = Panda()
+    await trigger(monkeypatch, Idds(), panda, **THROUGH).on_kill()
+    await settled()
+    assert panda.killed == []
+
+
+def test_a_trigger_is_made_again_from_what_it_serializes() -> None:
+    made = PandaFunctionTrigger(
+        panda_conn_id="c",
+        task_key=KEY,
+        task_name="n",
+        processing_type="p",
+        policy={"n_jobs": 2},
+        deadline=5.0,
+        **THROUGH,
+    )
+    path, fields = made.serialize()
+    assert path == "airflow_provider_panda.triggers.function.PandaFunctionTrigger"
+    again = PandaFunctionTrigger(**fields, of_a_newer_provider=1)
+    assert again.awaited == made.awaited
+    assert (again.awaited.request_id, again.awaited.transform_id, again.awaited.task_id) == (REQUEST, TRANSFORM, None)
+
+
+async def told(connection: Any) -> None:
+    tell_task_id(TI, connection, TASK, log=log)
+    async with asyncio.timeout(30):
+        while ids._telling:
+            await asyncio.sleep(0)
+
+
+async def test_a_late_id_is_left_with_the_link(airflow: Airflow) -> None:
+    await told(shared(Idds(), Panda()).panda)
+    assert airflow.xcoms.pop(ids.TASK_ID_KEY) == TASK
+    (link,) = airflow.xcoms.values()
+    assert link.startswith("http://mon")
+    assert str(TASK) in link
+
+
+async def test_a_late_id_that_cannot_be_left_fails_nothing(airflow: Airflow, caplog: pytest.LogCaptureFixture) -> None:
+    airflow.error = RuntimeError("the supervisor is gone")
+    await told(shared(Idds(), Panda()).panda)
+    assert f"the id of PanDA task {TASK} could not be left in XCom" in caplog.text
+
+
+async def test_without_a_task_instance_nothing_is_told(airflow: Airflow) -> None:
+    tell_task_id(None, shared(Idds(), Panda()).panda, TASK, log=log)
+    assert not ids._telling
+    assert airflow.xcoms == {}
+
+
+async def test_the_trigger_leaves_the_id_and_fires_once(airflow: Airflow, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(configuration, "poll_interval", lambda: 0.02)
+    idds, panda = Idds(request(transform(task_id=TASK))), Panda(task("running"), task("done", finished=1))
+    panda.records = [JobRecord(panda_id=1, job=0, attempt=1, status="finished", report=report(payload=7))]
+    async with asyncio.timeout(60):
+        events = [event async for event in trigger(monkeypatch, idds, panda, **THROUGH).run()]
+        while ids._telling:
+            await asyncio.sleep(0)
+    assert [event.payload["results"] for event in events] == [[{"job": 0, "payload": 7}]]
+    assert events[0].payload["task_id"] == TASK
+    assert airflow.xcoms[ids.TASK_ID_KEY] == TASK

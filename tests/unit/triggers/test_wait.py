@@ -1,0 +1,274 @@
+"""A wait for a task through iDDS: what is told when, by whom, and what is asked of whom; no broker at all."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import Any
+
+import pytest
+
+from airflow_provider_panda import configuration
+from airflow_provider_panda.exceptions import GridRefusedError, GridUnreachableError, TaskNotFoundError
+from airflow_provider_panda.grid.outcome import CallPolicy
+from airflow_provider_panda.grid.task import JobRecord
+from airflow_provider_panda.payload.envelope import BODY_KEY
+from airflow_provider_panda.triggers import wait as module
+from airflow_provider_panda.triggers.event import INLINE_LIMIT, FunctionEvent, Outcome
+from airflow_provider_panda.triggers.wait import Awaited, Wait
+from tests.unit.triggers.scripted import (
+    KEY,
+    REQUEST,
+    TASK,
+    TRANSFORM,
+    Idds,
+    Panda,
+    report,
+    request,
+    shared,
+    task,
+    transform,
+)
+
+PATIENCE = 60.0
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(configuration, "poll_interval", lambda: 0.02)
+    monkeypatch.setattr(module, "LATE_REPORTS", (0.01, 0.01, 0.01))
+    monkeypatch.setattr(module, "EXPLANATION_PATIENCE", 0.05)
+
+
+def awaited(n_jobs: int = 1, **fields: Any) -> Awaited:
+    policy = CallPolicy(n_jobs=n_jobs, **{name: fields.pop(name) for name in ("on_job_error",) if name in fields})
+    given = {
+        "task_key": KEY, "task_id": None, "task_name": "n_5_9", "processing_type": "airflow-abcd", "policy": policy,
+        "request_id": REQUEST, "transform_id": TRANSFORM, **fields,
+    }  # fmt: skip
+    return Awaited(**given)
+
+
+def waiting(idds: Idds, panda: Panda, what: Awaited | None = None, told: list[int] | None = None) -> Wait:
+    return Wait(
+        what or awaited(),
+        shared(idds, panda),
+        log=logging.getLogger("the task"),
+        on_task_id=(told if told is not None else []).append,
+    )
+
+
+async def over(wait: Wait) -> FunctionEvent:
+    async with asyncio.timeout(PATIENCE):
+        return await wait.until_over()
+
+
+def record(**fields: Any) -> JobRecord:
+    return JobRecord(**{"panda_id": 1, "job": 0, "attempt": 1, "status": "finished", **fields})
+
+
+async def no_polls() -> None:
+    """Wait until no board asks any more."""
+    async with asyncio.timeout(PATIENCE):
+        while [t for t in asyncio.all_tasks() if t.get_name().startswith(("idds-request-", "panda-status-board"))]:
+            await asyncio.sleep(0)
+
+
+async def test_an_id_that_idds_tells_late_leads_to_panda() -> None:
+    idds = Idds(
+        request(transform()), request(transform("Transforming")), request(transform("Transforming", task_id=TASK))
+    )
+    panda = Panda(TaskNotFoundError("not yet"), task("running"), task("done", finished=1))
+    panda.records = [record(report=report(payload=[42]))]
+    told: list[int] = []
+
+    event = await over(waiting(idds, panda, told=told))
+
+    assert told == [TASK]
+    assert event.outcome is Outcome.COMPLETE
+    assert event.results == [{"job": 0, "payload": [42]}]
+    assert (event.task_id, event.request_id, event.transform_id) == (TASK, REQUEST, TRANSFORM)
+    assert set(panda.listed) == {"airflow-abcd"}
+    listed = idds.listed
+    assert listed == 3  # iDDS is not asked any more once PanDA can be
+    await no_polls()
+
+
+async def test_what_idds_stored_is_taken_before_anybody_knows_the_task() -> None:
+    idds = Idds()
+    idds.stored = [report(payload="stored")]
+
+    event = await over(waiting(idds, Panda()))
+
+    assert (event.outcome, event.results) == (Outcome.COMPLETE, [{"job": 0, "payload": "stored"}])
+    assert (event.task_id, event.ended) == (None, False)
+    assert idds.asked_messages == [(REQUEST, TRANSFORM, KEY)]
+    await no_polls()
+
+
+async def test_only_verified_messages_of_this_task_are_taken(caplog: pytest.LogCaptureFixture) -> None:
+    forged = report(payload="forged")
+    forged[BODY_KEY] = {**forged[BODY_KEY], "signature": "0" * 64}
+    idds = Idds(request(transform()), request(transform("Failed")))
+    idds.stored = [
+        forged,
+        report(key="afabcd00000000000000", payload="another's"),
+        {"ret": [True, 1, None, {}]},
+        3,
+        None,
+    ]
+
+    event = await over(waiting(idds, Panda()))
+
+    assert event.outcome is Outcome.ENDED
+    assert event.results == []
+    assert caplog.text.count("message that iDDS stored ignored") >= 5
+
+
+async def test_a_transform_that_failed_without_a_task_ends_the_wait() -> None:
+    idds = Idds(request(transform()), request(transform("Failed")))
+
+    event = await over(waiting(idds, Panda(), awaited(n_jobs=2)))
+
+    assert (event.outcome, event.ended, event.task_id) == (Outcome.ENDED, True, None)
+    assert event.error is not None
+    assert event.error.startswith(f"iDDS transform {TRANSFORM} is Failed, and iDDS tells no reason")
+    assert event.missing == (0, 1)
+    assert len(idds.asked_messages) >= 2  # once more before the verdict
+    await no_polls()
+
+
+async def test_idds_own_words_on_it_are_passed_on() -> None:
+    idds = Idds(request(transform("Failed"), errors="submit_err: brokerage"))
+    event = await over(waiting(idds, Panda()))
+    assert event.error == f"iDDS transform {TRANSFORM} is Failed: submit_err: brokerage"
+
+
+@pytest.mark.parametrize("gone", [None, request(status="Finished")], ids=["no request", "ended without it"])
+async def test_a_transform_that_is_gone_ends_the_wait(gone: Any) -> None:
+    event = await over(waiting(Idds(gone), Panda()))
+    assert event.outcome is Outcome.ENDED
+    assert event.error == f"iDDS does not know transform {TRANSFORM} any more"
+
+
+async def test_a_transform_that_is_not_listed_yet_is_waited_for() -> None:
+    idds = Idds(request(), request(), request(transform(task_id=TASK)))
+    panda = Panda(task("done", finished=1), records=[record(report=report())])
+    event = await over(waiting(idds, panda))
+    assert event.outcome is Outcome.COMPLETE
+
+
+async def test_the_last_look_may_find_the_value_of_a_transform_that_failed() -> None:
+    class Late(Idds):
+        async def messages(self, *args: Any, **fields: Any) -> list[Any]:
+            found = await super().messages(*args, **fields)
+            self.stored = [report()]
+            return found
+
+    event = await over(waiting(Late(request(transform("Failed"))), Panda()))
+    assert (event.outcome, event.results) == (Outcome.COMPLETE, [{"job": 0, "payload": 1}])
+
+
+async def test_errors_of_idds_end_nothing() -> None:
+    idds = Idds(
+        GridUnreachableError("away"),
+        GridRefusedError("not yours"),
+        request(transform("Transforming", task_id=TASK)),
+    )
+    idds.stored = GridUnreachableError("away")
+    panda = Panda(task("done", finished=1), records=[record(report=report())])
+    event = await over(waiting(idds, panda))
+    assert event.outcome is Outcome.COMPLETE
+
+
+async def test_large_values_that_come_before_the_id_wait_for_it() -> None:
+    """The operator reads them from PanDA's record, for which it needs the id."""
+    large = "x" * (INLINE_LIMIT + 1)
+    idds = Idds(*[request(transform())] * 4, request(transform("Transforming", task_id=TASK)))
+    idds.stored = [report(payload=large)]
+    panda = Panda(task("running"), task("done", finished=1))
+
+    event = await over(waiting(idds, panda))
+
+    assert (event.outcome, event.results, event.task_id) == (Outcome.COMPLETE, None, TASK)
+    assert idds.listed >= 5
+    await no_polls()
+
+
+async def test_large_values_of_a_transform_without_a_task_do_not_wait_for_ever() -> None:
+    idds = Idds(request(transform()), request(transform("Failed")))
+    idds.stored = [report(payload="x" * (INLINE_LIMIT + 1))]
+    event = await over(waiting(idds, Panda()))
+    assert (event.outcome, event.results, event.task_id, event.ended) == (Outcome.COMPLETE, None, None, True)
+
+
+async def test_a_task_that_ended_without_a_result_is_told_with_pandas_words() -> None:
+    idds = Idds(request(transform("Transforming", task_id=TASK)))
+    panda = Panda(task("failed", failed=1, error="no queue"))
+    event = await over(waiting(idds, panda))
+    assert (event.outcome, event.status, event.error, event.missing) == (Outcome.ENDED, "failed", "no queue", (0,))
+    assert event.where == f"{KEY} (PanDA task {TASK}, iDDS request {REQUEST}, transform {TRANSFORM})"
+
+
+async def test_a_job_that_raised_fails_the_call() -> None:
+    idds = Idds(request(transform("Transforming", task_id=TASK)))
+    idds.stored = [report(status="raised", payload=None)]
+    event = await over(waiting(idds, Panda(task("running"))))
+    assert event.outcome is Outcome.FAILED
+    assert [(each.type, each.traceback) for each in event.failures] == [("ValueError", "Traceback: no")]
+
+
+async def test_known_ids_do_without_listings_of_the_request() -> None:
+    idds = Idds()
+    panda = Panda(task("done", finished=1), records=[record(report=report())])
+    event = await over(waiting(idds, panda, awaited(task_id=TASK)))
+    assert event.outcome is Outcome.COMPLETE
+    assert idds.listed == 0
+    assert idds.asked_messages  # but what iDDS stored is read
+
+
+async def test_without_idds_nothing_of_it_is_asked() -> None:
+    idds = Idds()
+    panda = Panda(task("done", finished=1), records=[record(report=report())])
+    event = await over(waiting(idds, panda, awaited(task_id=TASK, request_id=None, transform_id=None)))
+    assert event.outcome is Outcome.COMPLETE
+    assert (idds.listed, idds.asked_messages) == (0, [])
+
+
+async def test_the_deadline_holds_while_nothing_is_known() -> None:
+    event = await over(waiting(Idds(), Panda(), awaited(deadline=time.time() + 0.2)))
+    assert (event.outcome, event.task_id, event.missing) == (Outcome.DEADLINE, None, (0,))
+    await no_polls()
+
+
+async def test_the_deadline_holds_while_large_values_wait_for_their_id() -> None:
+    idds = Idds()
+    idds.stored = [report(payload="x" * (INLINE_LIMIT + 1))]
+    event = await over(waiting(idds, Panda(), awaited(deadline=time.time() + 0.3)))
+    assert event.outcome is Outcome.DEADLINE
+    await no_polls()
+
+
+async def test_a_cancelled_wait_leaves_no_poll_behind() -> None:
+    waits = [asyncio.create_task(waiting(Idds(), Panda()).until_over()) for _ in range(5)]
+    while not [t for t in asyncio.all_tasks() if t.get_name() == f"idds-request-{REQUEST}"]:
+        await asyncio.sleep(0)
+    for each in waits:
+        each.cancel()
+    assert all(
+        isinstance(each, asyncio.CancelledError) for each in await asyncio.gather(*waits, return_exceptions=True)
+    )
+    await no_polls()
+
+
+async def test_many_who_wait_for_one_run_share_its_listings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(configuration, "poll_interval", lambda: 0.5)
+    idds, panda = Idds(request(transform("Failed"))), Panda()
+    connection = shared(idds, panda)
+    waits = [Wait(awaited(), connection, log=logging.getLogger("t")) for _ in range(20)]
+    async with asyncio.timeout(PATIENCE):
+        events = await asyncio.gather(*(each.until_over() for each in waits))
+    assert {event.outcome for event in events} == {Outcome.ENDED}
+    assert idds.listed == 1
+    await no_polls()
