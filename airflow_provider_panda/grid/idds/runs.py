@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from airflow_provider_panda.exceptions import GridRefusedError, TaskNotFoundError
+from airflow_provider_panda.exceptions import GridError, GridRefusedError, TaskNotFoundError
 from airflow_provider_panda.grid import names
 from airflow_provider_panda.grid.answers import KillOutcome
 from airflow_provider_panda.grid.idds.answers import RequestStatus, TransformStatus
@@ -178,9 +178,21 @@ class IddsGrid:
                 f"iDDS made request {mine} for run {run.run_id} and does not list it as open. Ask its operators"
             )
         if winner != mine:
-            log.info("%s: iDDS request %d was there first; closing %d, empty", nonce, winner, mine)
-            again(self._policy, f"close of request {mine}", lambda: self.client.close_request(mine), pause=self._pause)
+            log.info("%s: iDDS request %d was there first; %d is not used", nonce, winner, mine)
+            self._close_unused(mine)
         return winner
+
+    def _close_unused(self, request_id: int) -> None:
+        """Close a request that lost, unless somebody has settled on it: iDDS would abort its works.
+
+        The task goes on whatever becomes of it; what stays open is closed at the end of the run.
+        """
+        try:
+            status = self.client.request(request_id)
+            if status is None or not status.transforms:
+                self.client.close_request(request_id)
+        except GridError as error:
+            log.info("iDDS request %d, which is not used, is not closed yet: %s", request_id, error)
 
     def requests_of(self, run: DagRun) -> dict[str, int]:
         """Return the ids of a DAG run's requests by name, of its generation and those before."""

@@ -187,7 +187,8 @@ def test_a_call_that_never_arrived_is_made_again(bench: Bench) -> None:
     assert list(bench.idds.requests) == [1]
 
 
-def test_losing_and_a_lost_reply_to_the_closing() -> None:
+@pytest.mark.parametrize("error", [GridUnreachableError("lost"), GridRefusedError("not now")])
+def test_a_request_that_lost_and_cannot_be_closed_harms_nobody(error: Exception) -> None:
     def reveal(seconds: float) -> None:
         if bench.idds.calls.count("add_request") == 2:
             bench.idds.reveal()
@@ -195,9 +196,24 @@ def test_losing_and_a_lost_reply_to_the_closing() -> None:
     bench = Bench(reveal)
     bench.idds.hide_next = True
     other_request(bench)
-    bench.idds.lose("close_request")
+    bench.idds.lose("close_request", executed=False, error=error)
     assert bench.grid.request_for(RUN, key(0)) == 1
-    assert set(bench.idds.closed) == {2}
+    assert bench.idds.closed == []
+    assert bench.grid.close_run(RUN).closed == (1, 2)
+
+
+def test_a_request_that_lost_is_left_to_those_who_use_it() -> None:
+    def both_are_used(seconds: float) -> None:
+        if bench.idds.calls.count("add_request") == 2:
+            bench.idds.reveal()
+            for request_id in (1, 2):
+                bench.grid.submit(spec(request_id), RUN, request_id)
+
+    bench = Bench(both_are_used)
+    bench.idds.hide_next = True
+    other_request(bench)
+    assert bench.grid.request_for(RUN, key(0)) == 1
+    assert bench.idds.closed == []  # iDDS would abort its works
 
 
 def test_refusals_are_not_tried_again(bench: Bench) -> None:
