@@ -18,6 +18,7 @@ _GRID_ARGS = (
     Arg(("--slots",), help="jobs that run at once", type=int, default=None),
     Arg(("--queue-delay",), help="seconds that a job waits in its queue", type=float, default=0.0),
     Arg(("--failure-rate",), help="share of attempts that fail for infrastructure reasons", type=float, default=0.0),
+    Arg(("--idds-host",), help="URL of an iDDS that commands are relayed to", default=None),
 )
 
 

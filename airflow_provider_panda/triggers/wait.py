@@ -37,6 +37,9 @@ LATE_REPORTS: Final = (5.0, 15.0, 40.0)
 EXPLANATION_PATIENCE: Final = 15.0
 """Seconds to wait for a traceback when PanDA's record alone tells of a failure: PanDA tries the job again anyway."""
 
+UNSEEN_LIMIT: Final = 5
+"""Listings in a row without a transform after which it counts as gone."""
+
 _OUTCOMES: Final = {
     Verdict.COMPLETE: Outcome.COMPLETE,
     Verdict.FAILED: Outcome.FAILED,
@@ -94,6 +97,7 @@ class Wait:
         self.tally = Tally(awaited.policy)
         self.status: TaskStatus | None = None
         self.never_submitted: str | None = None
+        self.unseen = 0
         self.changed = asyncio.Event()
         self.reconcile_wanted = True
         self.read_after_end = 0
@@ -166,9 +170,13 @@ class Wait:
             self._watch()
         elif transform is not None and transform.ended:
             self.never_submitted = without_reason(transform, request)
-        elif request is None or (request.ended and transform is None):
+        elif transform is None:
+            self.unseen += 1
+            if self.unseen < UNSEEN_LIMIT:
+                return
             self.never_submitted = f"iDDS does not know transform {self.awaited.transform_id} any more"
         else:
+            self.unseen = 0
             return
         self._want_reconciliation()
 

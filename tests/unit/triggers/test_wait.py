@@ -153,7 +153,7 @@ async def test_a_transform_that_is_gone_ends_the_wait(gone: Any) -> None:
 
 
 async def test_a_transform_that_is_not_listed_yet_is_waited_for() -> None:
-    idds = Idds(request(), request(), request(transform(task_id=TASK)))
+    idds = Idds(request(), None, request(), request(transform(task_id=TASK)))
     panda = Panda(task("done", finished=1), records=[record(report=report())])
     event = await over(waiting(idds, panda))
     assert event.outcome is Outcome.COMPLETE
