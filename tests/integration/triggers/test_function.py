@@ -278,13 +278,13 @@ async def test_deadline(bench: Bench) -> None:
     trigger = bench.submit(sleeps, deadline=4)
     event = await fired(trigger)
     assert event.outcome is Outcome.DEADLINE
-    assert event.task_id == trigger.panda_task_id
-    bench.panda.kill(trigger.panda_task_id)
+    assert event.task_id == trigger.awaited.task_id
+    bench.panda.kill(trigger.awaited.task_id)
 
 
 async def test_killed_task_ends_the_wait(bench: Bench) -> None:
     trigger = bench.submit(sleeps)
-    bench.panda.kill(trigger.panda_task_id)
+    bench.panda.kill(trigger.awaited.task_id)
     event = await fired(trigger)
     assert event.outcome is Outcome.ENDED
     assert event.status == "aborted"
