@@ -25,7 +25,7 @@ CAPACITY: Final = 1000
 """Ended runs that wait to be looked at; further ones are left to iDDS."""
 
 FIRST_PAUSE: Final = 3.0
-LONGEST_PAUSE: Final = 60.0
+LONGEST_PAUSE: Final = 30.0
 """Seconds between two looks at a run: each pause is twice the one before."""
 
 PATIENCE: Final = 2 * 3600.0

@@ -307,4 +307,9 @@ class PandaFunctionOperator(BaseOperator):
 
 def submission_of(came: FunctionEvent) -> Submission:
     """Return what was submitted, as the trigger knows it."""
-    return Submission(task_name="", task_id=came.task_id, request_id=came.request_id, transform_id=came.transform_id)
+    return Submission(
+        task_name=came.task_name,
+        task_id=came.task_id,
+        request_id=came.request_id,
+        transform_id=came.transform_id,
+    )

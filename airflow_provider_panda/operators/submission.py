@@ -85,6 +85,10 @@ def tell_late_id(context: Context, hook: PandaHook, connection: PandaConnection,
         return
     try:
         task_id = hook.idds_grid().task_id(submission.request_id, submission.transform_id)
+        if task_id is None and submission.task_name:
+            # Its jobs have ended, so PanDA knows it, whatever iDDS has noted yet.
+            found = hook.grid().find(submission.task_name)
+            task_id = None if found is None else found.task_id
     except GridError as error:
         log.info("the PanDA task of %s is not known: %s", submission, error)
         return

@@ -51,6 +51,7 @@ class FunctionEvent:
     :param missing: jobs of which nothing is known.
     :param request_id: iDDS request, where the task went through iDDS.
     :param transform_id: iDDS transform.
+    :param task_name: PanDA task name.
     """
 
     outcome: Outcome
@@ -65,6 +66,7 @@ class FunctionEvent:
     missing: tuple[int, ...] = ()
     request_id: int | None = None
     transform_id: int | None = None
+    task_name: str = ""
 
     @property
     def where(self) -> str:

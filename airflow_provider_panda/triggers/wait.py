@@ -333,5 +333,6 @@ class Wait:
             missing=tuple(job for job in tally.missing if job not in settled),
             request_id=self.awaited.request_id,
             transform_id=self.awaited.transform_id,
+            task_name=self.awaited.task_name,
             **self._now_known(),
         )

@@ -145,7 +145,7 @@ def check_request(airflow: Airflow, stack: Stack, dag_id: str, run_id: str) -> i
     assert mark.startswith(f"airflow-{dag_id}-manual__")
     counts = "select count(*) from doma_idds.transforms t where t.request_id = r.request_id"
     listing = f"select request_id, status, ({counts}) from doma_idds.requests r where name like '{mark}%'"
-    end = time.monotonic() + 60
+    end = time.monotonic() + 180
     while {row[1] for row in stack.postgres.query(listing)} != {FINISHED}:
         assert time.monotonic() < end, f"not closed: {stack.postgres.query(listing)}"
         time.sleep(0.5)

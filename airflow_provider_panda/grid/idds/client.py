@@ -89,7 +89,8 @@ class AsyncIddsClient:
         """Return a request with all its transforms, in one call, or None if there is none of that id."""
         found = await self._call(
             Command(
-                direct=("get_requests", {"request_id": request_id, "with_transform": True}),
+                # With the processings: their jediTaskID is there before it is copied to the transform.
+                direct=("get_requests", {"request_id": request_id, "with_processing": True}),
                 relayed=("get_requests", {"request_id": request_id, "with_detail": True}),
             ),
             lambda data, url: idds_answers.requests(data, url, asked=request_id),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import sys
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from uuid import uuid4
 import pytest
 from airflow.providers.common.compat.sdk import TaskDeferred
 
+from airflow_provider_panda.exceptions import GridError
 from airflow_provider_panda.grid.idds.answers import RequestStatus
 from airflow_provider_panda.grid.idds.runs import DagRun, IddsGrid
 from airflow_provider_panda.grid.task import instance_id
@@ -22,7 +24,7 @@ from airflow_provider_panda.hooks.panda import PandaHook
 from airflow_provider_panda.operators.function import PandaFunctionOperator
 from airflow_provider_panda.triggers.event import FunctionEvent
 from airflow_provider_panda.triggers.function import PandaFunctionTrigger
-from tests.stack.stack import Access, Stack
+from tests.stack.stack import Access
 
 SECRET = "secret of the iDDS tests"
 DIRECT, RELAYED, DEAF = "idds_direct", "idds_relayed", "idds_deaf"
@@ -92,6 +94,10 @@ class Store(dict[str, Any]):
         self[name] = value
 
 
+made: list[Call] = []
+"""The calls of a test, whose requests are closed after it: iDDS keeps looking at open ones."""
+
+
 class Call:
     """One try of one task instance.
 
@@ -126,6 +132,7 @@ class Call:
             task_id=task_id, python_callable=function, panda_conn_id=conn_id, **options
         )
         self.event: FunctionEvent | None = None
+        made.append(self)
 
     @property
     def run(self) -> DagRun:
@@ -164,6 +171,11 @@ class Call:
         return [status for status in found if status is not None]
 
 
-def titles(stack: Stack) -> list[str]:
-    """Return the names of the PanDA tasks that the embedded grid has, newest last."""
-    return [task.name for task in PandaHook(DIRECT).grid().statuses(f"airflow-{instance_id(SECRET)}")]
+def close_requests() -> None:
+    """Close the requests of all calls of a test, as far as iDDS can be asked."""
+    runs = {call.run: call.grid for call in made}
+    made.clear()
+    for run, grid in runs.items():
+        with contextlib.suppress(GridError):
+            for request_id in grid.requests_of(run).values():
+                grid.client.close_request(request_id)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -26,15 +27,16 @@ from airflow_provider_panda.hooks.panda import PandaHook
 from airflow_provider_panda.hooks.stomp import StompHook
 from airflow_provider_panda.listeners import closing
 from airflow_provider_panda.triggers import wait
-from tests.integration.through_idds.calls import DEAF, DIRECT, RELAYED, SECRET, Call, use
+from tests.integration.through_idds.calls import DEAF, DIRECT, RELAYED, SECRET, Call, close_requests, use
 from tests.stack.stack import Stack
 
 
 @pytest.fixture(autouse=True)
-def connected(idds_stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Stack:
+def connected(idds_stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stack]:
     use(idds_stack.access, monkeypatch)
     monkeypatch.setattr(configuration, "poll_interval", lambda: 1.0)
-    return idds_stack
+    yield idds_stack
+    close_requests()
 
 
 def add(a: int, b: int) -> int:

@@ -46,6 +46,9 @@ class Hook:
         self.error, self.outcome = error, outcome
         self.late_id: int | Exception | None = 77
 
+    found: Any = None
+    """What PanDA finds by name."""
+
     def _noted(self, *what: Any) -> None:
         self.done.append(what)
         if self.error is not None:
@@ -60,7 +63,10 @@ class Hook:
             self._noted("submit", spec.key)
             return 5
 
-        return SimpleNamespace(kill=kill, submit=submit)
+        def find(name: str) -> Any:
+            return self.found
+
+        return SimpleNamespace(kill=kill, submit=submit, find=find)
 
     def idds_grid(self) -> Any:
         def kill(request_id: int, transform_id: int) -> KillOutcome | None:
@@ -249,6 +255,13 @@ def test_an_id_that_nobody_told_before_the_values_came(context: Any) -> None:
     submission.tell_late_id(context, hook, connection("idds"), THROUGH)
     assert context["ti"].xcoms[TASK_ID_KEY] == context["task_state_store"][TASK_ID_KEY] == 77
     assert any("http://mon" in str(value) for value in context["ti"].xcoms.values())
+
+
+def test_an_id_that_idds_has_not_noted_is_asked_of_panda(context: Any) -> None:
+    hook: Any = Hook()
+    hook.late_id, hook.found = None, SimpleNamespace(task_id=78)
+    submission.tell_late_id(context, hook, connection("idds"), THROUGH)
+    assert context["ti"].xcoms[TASK_ID_KEY] == 78
 
 
 @pytest.mark.parametrize("late", [None, GridUnreachableError("away")])

@@ -76,7 +76,7 @@ async def test_direct_calls_are_those_that_a_real_idds_answered(server: Scripted
 
 
 async def test_a_listing_is_one_call_with_transforms(server: ScriptedPanda) -> None:
-    path = "/idds/request/8/null/False/False/True/False"
+    path = "/idds/request/8/null/False/False/False/True"
     server.on(path, data(sample("GET_request_transform.json")))
     found = await client(server).request(8)
     assert found is not None
@@ -322,7 +322,7 @@ async def test_no_class_that_an_answer_names_is_imported(
     trap = {"class": "Trap", "module": "booby_trap", "attributes": {"_name_": "Transforming", "x": 1}}
     row = {"request_id": 5, "name": "n", "status": trap, "transform_id": 1, "transform_status": trap, "errors": trap}
     server.on(RELAY, relayed_answer([row]))
-    server.on("/idds/request/5/null/False/False/True/False", data([row]))
+    server.on("/idds/request/5/null/False/False/False/True", data([row]))
     server.on("/idds/message/5/null/null/null", data([{"headers": trap, "body": trap}]))
     found = await client(server, relayed=relayed).request(5)
     assert found is not None
@@ -367,7 +367,7 @@ async def test_new_credentials_are_taken_by_the_next_call(server: ScriptedPanda)
 def test_threads_share_a_client(server: ScriptedPanda) -> None:
     server.on("/idds/request", data({"request_id": 1}))
     server.on("/idds/transform/1", data({"transform_id": 2}))
-    server.on("/idds/request/1/null/False/False/True/False", data([{"request_id": 1, "name": "n"}]))
+    server.on("/idds/request/1/null/False/False/False/True", data([{"request_id": 1, "name": "n"}]))
     server.on("/idds/request/name/x", data({"x": 1}))
     for command in ("close", "abort"):
         server.on(f"/idds/request/{command}/1/null", data([[0, {"status": 0}]]))
