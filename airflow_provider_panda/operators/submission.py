@@ -48,15 +48,6 @@ def left_by_earlier_try(context: Context, key: str, *, id_key: str = TASK_ID_KEY
     return earlier_id
 
 
-def tell_ids(context: Context, connection: PandaConnection, *, key: str, task_id: int) -> None:
-    """Leave the ids where a later try, the trigger's ``on_kill`` and the UI find them."""
-    remember(context, TASK_ID_KEY, task_id)
-    ti = context["ti"]
-    ti.xcom_push(TASK_KEY_KEY, key)
-    ti.xcom_push(TASK_ID_KEY, task_id)
-    tell_link(context, connection, task_id)
-
-
 def tell_link(context: Context, connection: PandaConnection, task_id: int) -> None:
     """Leave the address of a task's page on the monitor."""
     if (url := task_url(connection.monitor_url, task_id)) is not None:
@@ -73,10 +64,12 @@ def tell_submission(context: Context, connection: PandaConnection, *, key: str, 
         (REQUEST_ID_KEY, submission.request_id),
         (TRANSFORM_ID_KEY, submission.transform_id),
     ):
-        # Also what it does not have: an earlier try may have gone the other way, and the store outlives it.
-        remember(context, name, value or _NONE)
         if value is not None:
+            remember(context, name, value)
             context["ti"].xcom_push(name, value)
+        elif (store := context.get("task_state_store")) is not None and store.get(name):
+            # An earlier try went the other way, and the store outlives it.
+            remember(context, name, _NONE)
 
 
 def tell_late_id(context: Context, hook: PandaHook, connection: PandaConnection, submission: Submission) -> None:

@@ -206,7 +206,8 @@ class PandaTaskOperator(BaseOperator):
             grid.upload(sandbox.name, sandbox.content)
         task_id = grid.submit_parameters(wanted, key=key)
         self._submitted = (grid, task_id)
-        submission.tell_ids(context, connection, key=key, task_id=task_id)
+        submitted = Submission(task_name=wanted["taskName"], task_id=task_id)
+        submission.tell_submission(context, connection, key=key, submission=submitted)
         context["ti"].xcom_push(OUTPUTS_KEY, output_datasets(wanted))
         self.log.info("%s: submitted as PanDA task %d (%s); waiting without a worker", key, task_id, wanted["taskName"])
         self._submitted = None

@@ -10,9 +10,10 @@ from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from airflow_provider_panda.exceptions import TaskNotFoundError
-from airflow_provider_panda.grid.idds.runs import APPEARANCE
+from airflow_provider_panda.exceptions import GridError, GridRefusedError, TaskNotFoundError
+from airflow_provider_panda.grid.idds.runs import APPEARANCE, task_of
 from airflow_provider_panda.grid.outcome import CallPolicy
+from airflow_provider_panda.grid.retry import passes_by_itself
 from airflow_provider_panda.triggers.connections import SharedConnection, shared_connection
 from airflow_provider_panda.triggers.ids import TASK_KEY_KEY, tell_task_id
 from airflow_provider_panda.triggers.kill import kill_unless_still_waited_for
@@ -124,13 +125,21 @@ class PandaFunctionTrigger(BaseTrigger):
         """Return the PanDA task of a transform once iDDS has submitted it, or None if that will not happen."""
         request_id, transform_id = self.awaited.request_id, self.awaited.transform_id
         assert request_id is not None
+        assert transform_id is not None
+        trouble: GridError | None = None
         for pause in (*APPEARANCE.pauses(), None):
-            request = await shared.idds.request(request_id)
-            found = [t for t in (request.transforms if request else ()) if t.transform_id == transform_id]
-            if not found or (found[0].ended and found[0].task_id is None):
+            try:
+                task_id = task_of(await shared.idds.request(request_id), request_id, transform_id)
+            except TaskNotFoundError as error:
+                self.log.info("%s: nothing to kill: %s", self.awaited.task_key, error)
                 return None
-            if found[0].task_id is not None:
-                return found[0].task_id
+            except GridError as error:
+                if not passes_by_itself(error):
+                    raise
+                trouble = error
+            else:
+                if task_id is not None:
+                    return task_id
             if pause is not None:
                 await asyncio.sleep(pause)
-        raise TaskNotFoundError(f"iDDS has not given transform {transform_id} to PanDA yet")
+        raise trouble or GridRefusedError(f"iDDS has not given transform {transform_id} to PanDA yet")

@@ -297,12 +297,7 @@ class IddsGrid:
             lambda: self.client.request(request_id),
             pause=self._pause,
         )
-        for transform in status.transforms if status is not None else ():
-            if transform.transform_id == transform_id:
-                if transform.task_id is None and transform.ended:
-                    raise TaskNotFoundError(f"iDDS transform {transform_id} is {transform.status} without a PanDA task")
-                return transform.task_id
-        raise TaskNotFoundError(f"iDDS has no transform {transform_id} in request {request_id}")
+        return task_of(status, request_id, transform_id)
 
     def kill(self, request_id: int, transform_id: int) -> KillOutcome | None:
         """Kill the PanDA task of a transform, waiting for it to appear; None if it ended before it had one.
@@ -330,6 +325,19 @@ class IddsGrid:
             vo=endpoint.vo,
             user_name=self.panda.owner,
         )
+
+
+def task_of(request: RequestStatus | None, request_id: int, transform_id: int) -> int | None:
+    """Return the jediTaskID of a transform in a listing, or None while iDDS has not submitted it.
+
+    :raises TaskNotFoundError: the transform ended without one, or is not there.
+    """
+    for transform in request.transforms if request is not None else ():
+        if transform.transform_id == transform_id:
+            if transform.task_id is None and transform.ended:
+                raise TaskNotFoundError(f"iDDS transform {transform_id} is {transform.status} without a PanDA task")
+            return transform.task_id
+    raise TaskNotFoundError(f"iDDS has no transform {transform_id} in request {request_id}")
 
 
 def without_reason(transform: TransformStatus, request: RequestStatus | None) -> str:

@@ -16,7 +16,7 @@ SPOKEN: Final = "2.6.21"
 """Version of iDDS whose objects these are."""
 
 LIFETIME: Final = 7 * 24 * 3600
-"""Lifetime of a request in seconds, iDDS's own default."""
+"""Lifetime that iDDS's own client gives to a request. The client means seconds and the server takes days: no limit."""
 
 RUN_WALLTIME: Final = 30 * 24 * 3600
 """Seconds after which iDDS itself ends a request whose works have all ended, should nobody have closed it."""

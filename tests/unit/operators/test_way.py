@@ -189,7 +189,7 @@ def test_all_ids_are_left(context: Any) -> None:
     assert context["ti"].xcoms == {TASK_KEY_KEY: KEY, REQUEST_ID_KEY: 3, TRANSFORM_ID_KEY: 9}
     store = context["task_state_store"]
     assert (store[REQUEST_ID_KEY], store[TRANSFORM_ID_KEY]) == (3, 9)
-    assert not store[TASK_ID_KEY]
+    assert TASK_ID_KEY not in store
 
 
 def test_ids_of_an_earlier_way_do_not_stay(context: Any) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_panda import configuration
+from airflow_provider_panda.exceptions import GridServerError
 from airflow_provider_panda.grid.retry import RetryPolicy
 from airflow_provider_panda.grid.task import JobRecord
 from airflow_provider_panda.triggers import function, ids, kill
@@ -249,3 +250,12 @@ async def test_the_trigger_leaves_the_id_and_fires_once(airflow: Airflow, monkey
     assert [event.payload["results"] for event in events] == [[{"job": 0, "payload": 7}]]
     assert events[0].payload["task_id"] == TASK
     assert airflow.xcoms[ids.TASK_ID_KEY] == TASK
+
+
+async def test_a_listing_that_fails_once_does_not_end_the_kill(
+    airflow: Airflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    idds, panda = Idds(GridServerError("502", status=502), request(transform(task_id=TASK))), Panda()
+    await trigger(monkeypatch, idds, panda, **THROUGH).on_kill()
+    await settled()
+    assert panda.killed == [TASK]
