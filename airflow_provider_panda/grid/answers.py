@@ -11,7 +11,7 @@ import html
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, Final
 
@@ -312,6 +312,15 @@ def task_statuses(answer: Answer, **wanted: str) -> list[TaskStatus]:
         for row in _rows(granted(answer), answer.url)
         if _integer(row.get("jediTaskID")) is not None and all(row.get(name) == value for name, value in wanted.items())
     ]
+
+
+def brief_statuses(answer: Answer, **wanted: str) -> list[TaskStatus]:
+    """Return the tasks of an answer to task/get_tasks_modified_since: a table of rows.
+
+    :param wanted: what the rows must have.
+    """
+    rows = granted(answer)
+    return task_statuses(replace(answer, data=list(rows.values()) if isinstance(rows, dict) else rows), **wanted)
 
 
 def one_task(answer: Answer, task_id: int) -> TaskStatus:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
@@ -29,6 +30,15 @@ ALONE_AFTER: Final = 3
 ALONE_AT_ONCE: Final = 20
 """Tasks that are asked for alone between two listings."""
 
+LOOK_AFTER: Final = 0.3
+"""Seconds from a look that is asked for to its request, so that looks that come together share one."""
+
+LOOKED_AT_ALONE: Final = 5
+"""Looks up to this number are a question for each task; more, as after a restart of the triggerer, are a listing."""
+
+LISTING_PAUSE: Final = 10.0
+"""Seconds between listings for looks: a triggerer starts its triggers over minutes (50 a second)."""
+
 MARGIN: Final = timedelta(days=1)
 """How far before the first registration a listing reaches: modificationTime lags (facts/panda.md section 10)."""
 
@@ -39,7 +49,9 @@ _LONGEST_BACK_OFF: Final = 8
 class StatusSource(Protocol):
     """What a board asks: an :class:`~airflow_provider_panda.grid.watch.AsyncPandaClient`."""
 
-    async def statuses(self, processing_type: str, *, since: datetime | None = None) -> list[TaskStatus]:
+    async def statuses(
+        self, processing_type: str, *, since: datetime | None = None, oldest: int | None = None
+    ) -> list[TaskStatus]:
         """Return the tasks of one kind."""
 
     async def status(self, task_id: int) -> TaskStatus:
@@ -71,6 +83,10 @@ class Registration:
     def close(self) -> None:
         """Stop waiting; nothing is delivered any more."""
         self._board._forget(self)
+
+    def look(self) -> None:
+        """Have the status told soon, and not only by the next poll: something may have been missed."""
+        self._board._look_at(self)
 
     def take(self, status: TaskStatus) -> None:
         """Keep and deliver a status."""
@@ -108,8 +124,12 @@ class StatusBoard:
         self._first_after = min(first_after, interval)
         self._draw = draw
         self._waiting: dict[Registration, None] = {}
+        self._looks: dict[Registration, None] = {}
         self._polling: asyncio.Task[None] | None = None
+        self._looking: asyncio.Task[None] | None = None
+        self._listed_at = -LISTING_PAUSE
         self._deserted = asyncio.Event()
+        self._sooner = asyncio.Event()
         self._started: datetime | None = None
         self._failures = 0
         self._trouble: str | None = None
@@ -136,8 +156,57 @@ class StatusBoard:
 
     def _forget(self, registration: Registration) -> None:
         self._waiting.pop(registration, None)
+        self._looks.pop(registration, None)
         if not self._waiting:
             self._deserted.set()
+            self._sooner.set()
+
+    # --- looks --------------------------------------------------------------------------------------------------
+
+    def _look_at(self, registration: Registration) -> None:
+        if registration not in self._waiting:
+            return
+        self._looks[registration] = None
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.get_running_loop().create_task(self._look(), name="panda-status-looks")
+
+    async def _look(self) -> None:
+        """Answer looks: a few by a question each, many by having the next listing at once."""
+        while self._looks:
+            await self._rest(LOOK_AFTER)
+            if len(self._looks) <= LOOKED_AT_ALONE:
+                await self._look_alone()
+                continue
+            await self._rest(self._listed_at + LISTING_PAUSE - time.monotonic())
+            self._looks.clear()
+            self._sooner.set()
+
+    async def _look_alone(self) -> None:
+        looks, self._looks = list(self._looks), {}
+        for registration in looks:
+            try:
+                await self._ask(registration)
+            except TaskNotFoundError:
+                continue  # normal for a minute after its submission
+            except GridError as error:
+                self._note(error)
+                return  # the poll goes on
+            except Exception:
+                log.exception("%s: PanDA task %d was not looked at", registration.name, registration.task_id)
+
+    async def _ask(self, registration: Registration) -> None:
+        if registration in self._waiting:
+            status = await self._source.status(registration.task_id)
+            if registration in self._waiting:
+                registration.take(status)
+
+    async def _rest(self, seconds: float) -> None:
+        """Wait, or return at once when nobody waits any more."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, seconds)):
+                await self._deserted.wait()
+
+    # --- polls --------------------------------------------------------------------------------------------------
 
     async def _poll(self) -> None:
         await self._pause(self._first_after)
@@ -155,21 +224,22 @@ class StatusBoard:
             await self._pause(max(interval - (time.monotonic() - began), interval / 2))
 
     async def _pause(self, seconds: float) -> None:
-        """Wait, or return at once when nobody waits any more."""
+        """Wait, or return at once when nobody waits any more, or many ask for a look."""
         varied = seconds * (0.8 + 0.4 * self._draw())
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(varied):
-                await self._deserted.wait()
-        except TimeoutError:
-            pass
+                await self._sooner.wait()
+        self._sooner.clear()
 
     async def _round(self) -> GridError | None:
         """Ask once, tell everyone what was found, and return what went wrong, if anything."""
         trouble: GridError | None = None
         since = self._started - MARGIN if self._started else None
         listed: list[TaskStatus] = []
+        self._listed_at = time.monotonic()
+        oldest = min(registration.task_id for registration in self._waiting)
         try:
-            listed = await self._source.statuses(self._processing_type, since=since)
+            listed = await self._source.statuses(self._processing_type, since=since, oldest=oldest)
         except (GridRefusedError, GridAnswerTooLargeError) as error:
             trouble = error  # it answers, but not to this: every task is asked for alone
         except GridError as error:
@@ -191,7 +261,7 @@ class StatusBoard:
                 continue
             registration.asked += 1
             try:
-                status = await self._source.status(registration.task_id)
+                await self._ask(registration)
             except TaskNotFoundError:
                 if registration.asked == 1:
                     log.warning(
@@ -199,9 +269,6 @@ class StatusBoard:
                     )
             except GridError as error:
                 return error
-            else:
-                if registration in self._waiting:
-                    registration.take(status)
         return None
 
     def _note(self, error: GridError | None) -> None:

@@ -51,7 +51,9 @@ class ForeignTasks:
             if not self._wanted[task_id]:
                 del self._wanted[task_id]
 
-    async def statuses(self, processing_type: str, *, since: datetime | None = None) -> list[TaskStatus]:
+    async def statuses(
+        self, processing_type: str, *, since: datetime | None = None, oldest: int | None = None
+    ) -> list[TaskStatus]:
         """Return the tasks that are waited for and that PanDA knows."""
         found = []
         for task_id in list(self._wanted):

@@ -2,7 +2,8 @@
 
 Owned here: one waiter at the hub, one entry on a board, and the tally. The wait is over when the results are in, when a
 job failed for good, when the service ended the task, or at the deadline. A lost message is found by the status board:
-PanDA counts more finished jobs than results arrived, and the missing ones are read from what iDDS or PanDA kept.
+PanDA counts more finished jobs than results arrived, and the missing ones are read from what iDDS or PanDA kept. So a
+wait that begins, or whose broker was away, asks the board for a look, which it shares with all others of that moment.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any, Final
 
 from airflow_provider_panda.broker.hub import get_hub
 from airflow_provider_panda.exceptions import BrokerError, GridError, TaskNotFoundError
+from airflow_provider_panda.grid.board import Registration
 from airflow_provider_panda.grid.idds.answers import RequestStatus, TransformStatus
 from airflow_provider_panda.grid.idds.runs import without_reason
 from airflow_provider_panda.grid.outcome import CallPolicy, Tally, Verdict
@@ -99,9 +101,11 @@ class Wait:
         self.never_submitted: str | None = None
         self.unseen = 0
         self.changed = asyncio.Event()
-        self.reconcile_wanted = True
+        # Until iDDS tells the task, no count says what was missed; afterwards the board's first look does.
+        self.reconcile_wanted = awaited.task_id is None
         self.read_after_end = 0
         self._on_task_id = on_task_id
+        self._registration: Registration | None = None
         self._board = contextlib.ExitStack()
 
     async def until_over(self) -> FunctionEvent:
@@ -128,9 +132,7 @@ class Wait:
         assert self.shared.broker is not None
         hub = get_hub(self.shared.broker, self.key[2:6])
         waiter = stack.enter_context(
-            hub.wait_for(
-                self.key, key=self.signing_key, deliver=self._take_result, on_resubscribed=self._want_reconciliation
-            )
+            hub.wait_for(self.key, key=self.signing_key, deliver=self._take_result, on_resubscribed=self._look_again)
         )
         try:
             await waiter.subscribed(SUBSCRIBE_PATIENCE)
@@ -144,7 +146,9 @@ class Wait:
         awaited = self.awaited
         if self.task_id is not None:
             board = status_board(self.shared, awaited.processing_type)
-            self._board.enter_context(board.register(self.task_id, name=awaited.task_name, deliver=self._take_status))
+            registration = board.register(self.task_id, name=awaited.task_name, deliver=self._take_status)
+            self._registration = self._board.enter_context(registration)
+            registration.look()
         elif awaited.request_id is not None and awaited.transform_id is not None:
             requests = request_board(self.shared)
             self._board.enter_context(requests.waiting(awaited.request_id, awaited.transform_id, self._take_transform))
@@ -168,7 +172,8 @@ class Wait:
             self.log.info("%s: iDDS gave it to PanDA as task %d", self.key, transform.task_id)
             self._on_task_id(transform.task_id)
             self._watch()
-        elif transform is not None and transform.ended:
+            return
+        if transform is not None and transform.ended:
             self.never_submitted = without_reason(transform, request)
         elif transform is None:
             self.unseen += 1
@@ -187,6 +192,13 @@ class Wait:
             self.log.info("%s: PanDA task %d is %s", self.key, status.task_id, status.status)
         if status.error and (previous is None or previous.error != status.error):
             self.log.warning("%s: PanDA says: %s", self.key, status.error)
+
+    def _look_again(self) -> None:
+        """Ask what messages may have told meanwhile."""
+        if self._registration is not None:
+            self._registration.look()
+        else:
+            self._want_reconciliation()
 
     def _want_reconciliation(self) -> None:
         self.reconcile_wanted = True

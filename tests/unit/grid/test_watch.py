@@ -23,7 +23,7 @@ from airflow_provider_panda.exceptions import (
 )
 from airflow_provider_panda.grid import watch
 from airflow_provider_panda.grid.answers import KillOutcome
-from airflow_provider_panda.grid.board import ALONE_AFTER, StatusBoard
+from airflow_provider_panda.grid.board import ALONE_AFTER, LOOKED_AT_ALONE, StatusBoard
 from airflow_provider_panda.grid.endpoint import AuthKind, PandaEndpoint
 from airflow_provider_panda.grid.retry import RetryPolicy
 from airflow_provider_panda.grid.task import TaskStatus, phase_of
@@ -76,6 +76,28 @@ async def test_statuses_and_status(panda: ScriptedPanda) -> None:
     with pytest.raises(TaskNotFoundError):
         await one.status(3)
     await one.aclose()
+
+
+async def test_a_full_listing_is_completed_by_a_brief_one(
+    panda: ScriptedPanda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "TASKS_AT_ONCE", 2)
+    foreign = {**row(4), "processingType": "another"}
+    brief = {str(each["jediTaskID"]): each for each in (row(2, "old news"), row(3, "done"), foreign)}
+    panda.on("task/get_tasks_detailed_info_since", envelope([row(1), row(2)]), envelope([row(1)]))
+    panda.on("task/get_tasks_modified_since", envelope(brief))
+    one = client(panda)
+    since = datetime.fromisoformat("2026-11-22T12:00:00+00:00")
+
+    told = await one.statuses(KIND, since=since, oldest=1)
+    assert [(each.task_id, each.status) for each in told] == [(1, "running"), (2, "running"), (3, "done")]
+    (asked,) = panda.calls("task/get_tasks_modified_since")
+    assert asked.query == {
+        "since": ["2026-11-22 12:00:00"], "full": ["False"], "prod_source_label": ["user"], "min_task_id": ["0"],
+    }  # fmt: skip
+
+    await one.statuses(KIND, since=since, oldest=1)
+    assert len(panda.calls("task/get_tasks_modified_since")) == 1
 
 
 @pytest.mark.parametrize(
@@ -185,11 +207,14 @@ class Source:
         self.lists = 0
         self.single: list[int] = []
         self.since: datetime | None = None
+        self.oldest: int | None = None
         self.asked = asyncio.Condition()
 
-    async def statuses(self, processing_type: str, *, since: datetime | None = None) -> list[TaskStatus]:
+    async def statuses(
+        self, processing_type: str, *, since: datetime | None = None, oldest: int | None = None
+    ) -> list[TaskStatus]:
         assert processing_type == KIND
-        self.since = since
+        self.since, self.oldest = since, oldest
         async with self.asked:
             self.lists += 1
             self.asked.notify_all()
@@ -240,6 +265,7 @@ async def test_one_request_serves_all_who_wait(source: Source) -> None:
     assert heard[3] == []
     assert registrations[0].latest == told(1)
     assert source.since is not None
+    assert source.oldest == 1
     for registration in registrations:
         registration.close()
 
@@ -349,3 +375,62 @@ def test_pauses_grow_after_errors() -> None:
     asyncio.run(run())
     assert waited[0] == 1
     assert [round(seconds) for seconds in waited[1:6]] == [20, 40, 80, 80, 80]
+
+
+async def looked(source: Source, questions: int) -> None:
+    async with asyncio.timeout(20):
+        while len(source.single) < questions:
+            await asyncio.sleep(0.01)
+
+
+async def test_a_look_asks_for_the_task_alone_and_soon(source: Source) -> None:
+    one = StatusBoard(source, KIND, interval=3600, first_after=3600)
+    heard: list[str] = []
+    source.alone[1] = told(1, "done")
+    with (
+        one.register(1, name="k1", deliver=lambda status: heard.append(status.status)) as first,
+        one.register(2, name="k2", deliver=lambda _: pytest.fail("not known yet")) as second,
+    ):
+        first.look()
+        first.look()
+        second.look()
+        await looked(source, 2)
+        assert source.lists == 0
+    assert source.single == [1, 2]
+    assert heard == ["done"]
+
+
+async def test_many_looks_share_one_listing(source: Source) -> None:
+    one = StatusBoard(source, KIND, interval=3600, first_after=3600)
+    numbers = range(1, LOOKED_AT_ALONE + 2)
+    heard: list[int] = []
+    source.listing = [told(number) for number in numbers]
+    registrations = [
+        one.register(number, name=f"k{number}", deliver=lambda status: heard.append(status.task_id))
+        for number in numbers
+    ]
+    for registration in registrations:
+        registration.look()
+    async with asyncio.timeout(20):
+        while len(heard) < len(numbers):
+            await asyncio.sleep(0.01)
+    assert (source.lists, source.single) == (1, [])
+    for registration in registrations:
+        registration.close()
+    async with asyncio.timeout(20):
+        while one.polling:
+            await asyncio.sleep(0)
+
+
+async def test_a_look_that_fails_harms_nobody_and_the_poll_goes_on(source: Source) -> None:
+    one = StatusBoard(source, KIND, interval=0.5, first_after=0.5)
+    heard: list[str] = []
+    source.alone[1] = GridUnreachableError("refused")
+    source.listing = [told(1)]
+    with one.register(1, name="k1", deliver=lambda status: heard.append(status.status)) as only:
+        only.look()
+        await looked(source, 1)
+        await source.rounds(1)
+    assert "running" in heard
+    only.look()  # closed: asks nobody
+    assert len(source.single) == 1

@@ -94,7 +94,9 @@ class Panda:
             raise found
         return found
 
-    async def statuses(self, processing_type: str, *, since: datetime | None = None) -> list[TaskStatus]:
+    async def statuses(
+        self, processing_type: str, *, since: datetime | None = None, oldest: int | None = None
+    ) -> list[TaskStatus]:
         self.listed.append(processing_type)
         try:
             return [self._next()]
