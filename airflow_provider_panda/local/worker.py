@@ -23,7 +23,7 @@ import psutil
 from airflow_provider_panda.local import machine
 from airflow_provider_panda.local.auth import write_private
 from airflow_provider_panda.local.directories import Directories
-from airflow_provider_panda.local.jedi import EMBEDDED_PILOT, AttemptReport, Engine
+from airflow_provider_panda.local.jedi import AttemptReport, Engine
 from airflow_provider_panda.local.options import GridOptions
 from airflow_provider_panda.local.payload import (
     PayloadSetupError,
@@ -33,6 +33,7 @@ from airflow_provider_panda.local.payload import (
     payload_environment,
 )
 from airflow_provider_panda.local.processes import end_group
+from airflow_provider_panda.local.slots import Slots
 from airflow_provider_panda.local.state import JOB_WITH_PILOT
 from airflow_provider_panda.local.store import JobRow, Store, TaskRow
 
@@ -60,33 +61,23 @@ class Worker:
     def __init__(self, engine: Engine, store: Store, options: GridOptions, directories: Directories, url: str) -> None:
         self._engine, self._directories, self._url = engine, directories, url
         self._store, self._options = store, options
-        self._host = socket.gethostname()
+        self._slots = Slots(engine, options.slots, socket.gethostname(), self._start)
         self._running: dict[int, asyncio.Task[None]] = {}
         self._processes: dict[int, asyncio.subprocess.Process] = {}
         self._killed: set[int] = set()
         self._stopping = False
-        engine.on_activated = self._fill
         engine.attempts.on_kill = self.kill
-        engine.free_slots = self.free_slots
 
-    def free_slots(self) -> int:
-        """Return how many more jobs may run now."""
-        return 0 if self._stopping else self._options.slots - len(self._running)
-
-    def _fill(self) -> None:
-        free = self.free_slots()
-        if free <= 0:
-            return
-        for job in self._engine.attempts.take(EMBEDDED_PILOT, limit=free, now=time.time(), host=self._host):
-            task = asyncio.get_running_loop().create_task(self._run(job), name=f"job {job.panda_id}")
-            self._running[job.panda_id] = task
-            task.add_done_callback(partial(self._done, job.panda_id))
+    def _start(self, job: JobRow) -> None:
+        task = asyncio.get_running_loop().create_task(self._run(job), name=f"job {job.panda_id}")
+        self._running[job.panda_id] = task
+        task.add_done_callback(partial(self._done, job.panda_id))
 
     def _done(self, panda_id: int, _: asyncio.Task[None]) -> None:
         self._running.pop(panda_id, None)
         self._processes.pop(panda_id, None)
         self._killed.discard(panda_id)
-        self._engine.wake()
+        self._slots.release(panda_id)
 
     def kill(self, panda_id: int) -> None:
         """End a job's processes: asked to first, killed after a grace."""
@@ -105,6 +96,7 @@ class Worker:
     async def stop(self) -> None:
         """End all jobs; they run again when the grid is started again."""
         self._stopping = True
+        self._slots.close()
         for process in list(self._processes.values()):
             end_group(process.pid, signal.SIGTERM)
         running = list(self._running.values())

@@ -52,8 +52,8 @@ class Engine:
         self.attempts = Attempts(self.ledger, self.parameters, generator, options, self.wake)
         self.commands = Commands(self.ledger, self.attempts, options, self.wake)
         self._steps = TaskSteps(self.ledger, self.parameters, generator, self.commands, options, base_url)
-        self.on_activated: Callable[[], None] = lambda: None
-        """Called when a job may be taken."""
+        self.on_activated: Callable[[float], None] = lambda now: None
+        """Called with the step's time when a job may be taken."""
         self.free_slots: Callable[[], int] = lambda: 0
 
     def wake(self) -> None:
@@ -74,29 +74,43 @@ class Engine:
             if more:
                 await asyncio.sleep(BREATH)
                 continue
-            upcoming = self._store.next_due(with_activated=self.free_slots() > 0)
+            upcoming = self.next_due()
             pause = None if upcoming is None else max(0.0, upcoming - time.time())
             try:
                 await asyncio.wait_for(self._wake.wait(), pause)
             except TimeoutError:
                 continue
 
+    def next_due(self) -> float | None:
+        """Return when a step is next needed if nothing happens before; None if never."""
+        return self._store.next_due(with_activated=self.free_slots() > 0)
+
     def step(self, now: float) -> bool:
-        """Move everything that is due, and return whether there is more to do at once."""
+        """Move everything that is due, and return whether there is more to do at once.
+
+        :param now: the time, from whichever clock drives the engine: nothing in a step reads another.
+        """
+
+        def put_off_task(task: TaskRow) -> None:
+            self._store.tasks.update(task.task_id, due=now + PUT_OFF)
+
+        def put_off_job(job: JobRow) -> None:
+            self._store.jobs.update(job.panda_id, due=now + PUT_OFF)
+
         tasks = self._store.tasks.due(now, BATCH)
-        self._apply(tasks, lambda task: self._steps.step(task, now), self._put_off_task)
+        self._apply(tasks, lambda task: self._steps.step(task, now), put_off_task)
         pending = self._store.jobs.due(JobState.PENDING, now, BATCH)
-        self._apply(pending, lambda job: self.attempts.activate(job, now), self._put_off_job)
+        self._apply(pending, lambda job: self.attempts.activate(job, now), put_off_job)
         held = self._store.jobs.due(JobState.HOLDING, now, BATCH)
         self._apply(
             held,
             lambda job: self.attempts.finalize(job, JobState(job.outcome or JobState.FAILED), now),
-            self._put_off_job,
+            put_off_job,
         )
         silent = [job for state in JOB_WITH_PILOT for job in self._store.jobs.due(state, now, BATCH)]
-        self._apply(silent, lambda job: self.attempts.lose(job, now), self._put_off_job)
+        self._apply(silent, lambda job: self.attempts.lose(job, now), put_off_job)
         if self.free_slots() > 0:
-            self.on_activated()
+            self.on_activated(now)
         return bool(tasks or pending or held or silent)
 
     def _apply(self, rows: Sequence[Row], act: Callable[[Row], None], put_off: Callable[[Row], None]) -> None:
@@ -119,9 +133,3 @@ class Engine:
                 log.exception("a step failed; it is tried again in %d s", PUT_OFF)
                 put_off(row)
                 self.ledger.flush()
-
-    def _put_off_task(self, task: TaskRow) -> None:
-        self._store.tasks.update(task.task_id, due=time.time() + PUT_OFF)
-
-    def _put_off_job(self, job: JobRow) -> None:
-        self._store.jobs.update(job.panda_id, due=time.time() + PUT_OFF)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_panda.local.jedi import EMBEDDED_PILOT, AttemptReport, Engine
+from airflow_provider_panda.local.jedi.engine import PUT_OFF
 from airflow_provider_panda.local.options import GridOptions
 from airflow_provider_panda.local.state import Command, JobState, TaskState
 from airflow_provider_panda.local.store import Store, TaskRow, as_json
@@ -214,6 +215,7 @@ def test_a_task_that_cannot_be_moved_does_not_hold_up_others(desk: Desk, caplog:
     assert desk.task(good).state is TaskState.RUNNING
     assert desk.task(bad).state is TaskState.WAITING
     assert "a step failed" in caplog.text
+    assert desk.task(bad).due == desk.now + PUT_OFF
 
 
 def test_unknown_queue_waits_for_it(tmp_path: Path) -> None:
