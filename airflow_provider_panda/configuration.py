@@ -44,6 +44,11 @@ def settle_time() -> float:
     return max(0.0, float(conf.getfloat(SECTION, "settle_time", fallback=5.0)))
 
 
+def end_in_triggerer() -> bool:
+    """Return whether a trigger may end a task for which nothing is left to a worker."""
+    return bool(conf.getboolean(SECTION, "end_in_triggerer", fallback=True))
+
+
 def poll_interval() -> float:
     """Return the seconds between two status requests for all waiting tasks of a connection."""
     return max(1.0, float(conf.getfloat(SECTION, "poll_interval", fallback=60.0)))

@@ -77,6 +77,15 @@ _CONFIGURATION: dict[str, Any] = {
                 "example": None,
                 "default": "60",
             },
+            "end_in_triggerer": {
+                "description": "Whether the triggerer ends a task whose value is plain JSON, if nothing is left for a "
+                "worker to do: no callback, outlet, listener, mapped consumer or hook asks for one. Without it every "
+                "task is resumed on a worker.",
+                "version_added": "0.1.0",
+                "type": "boolean",
+                "example": None,
+                "default": "True",
+            },
             "settle_time": {
                 "description": "Seconds after its submission before which a task is not resumed. Airflow's scheduler "
                 "can take the end of the deferring worker for the end of a task that was resumed within its loop, and "

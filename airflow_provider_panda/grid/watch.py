@@ -74,8 +74,8 @@ class AsyncPandaClient:
     ) -> list[TaskStatus]:
         """Return the states of all tasks of one kind, without the counts of their jobs.
 
-        From task/get_tasks_modified_since: a row is 0.4 kB where that of a listing is 10 kB. PanDA keys the rows by reqID, which tasks of one iDDS
-        request share: of such tasks one is told.
+        From task/get_tasks_modified_since: a row is 0.4 kB where that of a listing is 10 kB. PanDA keys the rows by
+        reqID, which tasks of one iDDS request share: of such tasks one is told.
 
         :param processing_type: PanDA processingType.
         :param since: bound on PanDA's modificationTime.

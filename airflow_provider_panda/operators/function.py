@@ -23,6 +23,7 @@ from airflow_provider_panda.hooks.panda import PandaConnection, PandaHook
 from airflow_provider_panda.links import PandaTaskLink
 from airflow_provider_panda.operators import parameters, submission
 from airflow_provider_panda.operators.call import Call, bind_call, check_context_free, map_over_names
+from airflow_provider_panda.operators.ending import left_for_worker
 from airflow_provider_panda.operators.homecoming import Reader, check_min_success, collect_values, error_of
 from airflow_provider_panda.operators.way import Submission, Way, kill, way_of
 from airflow_provider_panda.payload import envelope
@@ -223,6 +224,7 @@ class PandaFunctionOperator(BaseOperator):
 
     def _defer(self, spec: TaskSpec, submitted: Submission) -> NoReturn:
         limit = self.deadline if self.deadline is not None else self.execution_timeout
+        left = left_for_worker(self, resumed_by=PandaFunctionOperator) if configuration.end_in_triggerer() else "all"
         self.defer(
             trigger=PandaFunctionTrigger(
                 panda_conn_id=self.panda_conn_id,
@@ -235,6 +237,7 @@ class PandaFunctionOperator(BaseOperator):
                 policy=self._policy(spec.n_jobs),
                 deadline=None if limit is None else time.time() + limit.total_seconds(),
                 not_before=time.time() + configuration.settle_time(),
+                returns=None if left else ("list" if self.map_over else "value"),
             ),
             method_name="execute_complete",
         )

@@ -8,13 +8,15 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
-from airflow.triggers.base import BaseTrigger, TriggerEvent
+from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
 
 from airflow_provider_panda.exceptions import GridError, GridRefusedError, TaskNotFoundError
 from airflow_provider_panda.grid.idds.runs import APPEARANCE, task_of
 from airflow_provider_panda.grid.outcome import CallPolicy
 from airflow_provider_panda.grid.retry import passes_by_itself
 from airflow_provider_panda.triggers.connections import SharedConnection, shared_connection
+from airflow_provider_panda.triggers.ending import Returns, leave_return_value, plain_values
+from airflow_provider_panda.triggers.event import FunctionEvent
 from airflow_provider_panda.triggers.ids import TASK_KEY_KEY, tell_task_id
 from airflow_provider_panda.triggers.kill import kill_unless_still_waited_for
 from airflow_provider_panda.triggers.wait import Awaited, Wait
@@ -33,6 +35,7 @@ class PandaFunctionTrigger(BaseTrigger):
     :param not_before: Unix time in seconds before which the trigger does not fire, or None.
     :param request_id: iDDS request, where the task went through iDDS.
     :param transform_id: iDDS transform, likewise.
+    :param returns: what the task's value is, where this trigger may end the task without a worker; None: it may not.
     """
 
     def __init__(
@@ -48,11 +51,13 @@ class PandaFunctionTrigger(BaseTrigger):
         not_before: float | None = None,
         request_id: int | None = None,
         transform_id: int | None = None,
+        returns: Returns | None = None,
         **_newer: Any,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.panda_conn_id = panda_conn_id
         self.not_before = not_before
+        self.returns = returns
         self.awaited = Awaited(
             task_key=task_key,
             task_id=task_id,
@@ -71,6 +76,7 @@ class PandaFunctionTrigger(BaseTrigger):
             {
                 "panda_conn_id": self.panda_conn_id,
                 "not_before": self.not_before,
+                "returns": self.returns,
                 **dataclasses.asdict(self.awaited),
             },
         )
@@ -93,10 +99,27 @@ class PandaFunctionTrigger(BaseTrigger):
             len(event.failures),
             event.status or "none yet",
         )
+        if await self._ended(event):
+            yield TaskSuccessEvent()
+            return
         if self.not_before is not None:
             # The scheduler tells nobody that it has heard of the deferral; time is all there is to wait for.
             await asyncio.sleep(self.not_before - time.time())
         yield TriggerEvent(event.to_json())
+
+    async def _ended(self, event: FunctionEvent) -> bool:
+        """Hand the task's value on, and return whether that leaves nothing to be done."""
+        if self.returns is None or self.task_instance is None:  # as in dag.test(), which resumes every task
+            return False
+        values = plain_values(event)
+        if values is None:
+            return False
+        try:
+            await leave_return_value(self.task_instance, values if self.returns == "list" else values[0])
+        except Exception as error:
+            self.log.warning("%s: its value could not be left from here (%s); a worker does", event.task_key, error)
+            return False
+        return True
 
     async def on_kill(self) -> None:
         """Kill the grid task after a user's mark or clear."""

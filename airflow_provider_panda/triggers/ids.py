@@ -9,7 +9,7 @@ from typing import Any, Final
 from airflow.providers.common.compat.sdk import XCom
 
 from airflow_provider_panda.hooks.panda import PandaConnection
-from airflow_provider_panda.links import LINK_KEY, task_url
+from airflow_provider_panda.links import LINK_KEY, PandaTaskLink, task_url
 
 TASK_ID_KEY: Final = "panda_task_id"
 """XCom and task state key of the jediTaskID."""
@@ -43,6 +43,8 @@ def tell_task_id(task_instance: Any, connection: PandaConnection, task_id: int, 
         values: dict[str, Any] = {TASK_ID_KEY: task_id}
         if (url := task_url(connection.monitor_url, task_id)) is not None:
             values[LINK_KEY] = url
+            # What a worker refreshes when it resumes the task, which may end without one.
+            values[PandaTaskLink().xcom_key] = url
         ti = task_instance
         try:
             for key, value in values.items():
