@@ -3,12 +3,13 @@ VENV ?= .venv
 export VENV
 RUN := $(VENV)/bin
 
-.PHONY: help setup packages idds demo grid stack test unit check format clean
+.PHONY: help setup packages idds demo grid stack test unit bench check format clean
 
 help:
 	@echo "make demo    run the ttH optimisation on the embedded grid (DEMO_EXIT=1: end when it is done)"
 	@echo "make test    run the whole test suite (starts its own services)"
 	@echo "make unit    run the unit tests only"
+	@echo "make bench   measure: every program under benchmarks/, in under 20 minutes on a quiet machine"
 	@echo "make check   ruff and mypy"
 	@echo "make grid    run an embedded grid in the foreground"
 	@echo "make stack   keep ActiveMQ, PostgreSQL, a real iDDS and an embedded grid up, and say how to reach them"
@@ -35,6 +36,9 @@ stack: packages setup idds
 
 test: packages setup idds
 	$(RUN)/python -m pytest
+
+bench: packages setup idds
+	$(RUN)/python -m benchmarks
 
 unit: setup
 	$(RUN)/python -m pytest tests/unit

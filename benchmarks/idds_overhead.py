@@ -44,6 +44,7 @@ from typing import Any, Final
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.no_op import no_op
+from benchmarks.report import Target, finish
 from demo.processes import environment
 from deploy.idds.wrapper import NAME as WRAPPER
 from tests.stack.stack import Access, Stack, missing
@@ -393,7 +394,6 @@ def main() -> int:
     result = {
         **{f"{stage}_ratio": round(ratio(by_stage[stage]), 2) for stage in TARGETS},
         "end_to_end_with_setup_ratio": round(ratio(by_stage["end_to_end"], more=set_up), 2),
-        "targets": {f"{stage}_ratio": target for stage, target in TARGETS.items()},
         "rounds": rounds,
         "medians_s": {
             who: {stage: round(statistics.median(of), 4) for stage, of in seconds[who].items()}
@@ -402,7 +402,7 @@ def main() -> int:
         "setup_s": {who: round(spent, 4) for who, spent in set_up.items()},
         "floors_s": {text: round(statistics.median(floor), 4) for text, floor in floors.items()},
     }
-    print(json.dumps(result))
+    finish(result, [Target(key=f"{stage}_ratio", limit=limit, at_least=True) for stage, limit in TARGETS.items()])
     return 0
 
 

@@ -22,6 +22,11 @@ class Target:
     limit: float
     at_least: bool = False
 
+    @property
+    def bound(self) -> str:
+        """The bound in words."""
+        return f"{'>=' if self.at_least else '<='} {self.limit:g}"
+
     def met(self, value: float) -> bool:
         """Whether a figure is within the bound."""
         return value >= self.limit if self.at_least else value <= self.limit
@@ -58,8 +63,8 @@ def finish(figures: Mapping[str, Any], targets: Sequence[Target] = ()) -> None:
         rows = []
         for target in targets:
             value = figures[target.key]
-            bound = f"{'>=' if target.at_least else '<='} {target.limit:g}"
-            rows.append((target.key, f"{value:,.4g}", bound, "met" if target.met(value) else "NOT MET"))
+            rows.append((target.key, f"{value:,.4g}", target.bound, "met" if target.met(value) else "NOT MET"))
         print_table(("figure", "measured", "target", ""), rows)
     missed = [target.key for target in targets if not target.met(figures[target.key])]
-    print(json.dumps({**figures, "targets_missed": missed}))
+    bounds = {target.key: target.bound for target in targets}
+    print(json.dumps({**figures, "targets": bounds, "targets_missed": missed}))

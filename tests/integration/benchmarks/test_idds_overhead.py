@@ -28,7 +28,7 @@ def test_one_round_measures_both_paths() -> None:
     *lines, last = done.stdout.splitlines()
     told = json.loads(last)
     assert told["rounds"] == 1
-    assert told["targets"] == {"end_to_end_ratio": 3.0, "before_ratio": 20.0, "after_ratio": 20.0}
+    assert told["targets"] == {"end_to_end_ratio": ">= 3", "before_ratio": ">= 20", "after_ratio": ">= 20"}
     for who in ("ours", "theirs"):
         stages = told["medians_s"][who]
         parts = sum(stages[stage] for stage in ("submit", "services", "wrapper", "before", "after"))

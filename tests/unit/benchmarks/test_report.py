@@ -25,6 +25,9 @@ def test_the_last_line_is_json_that_names_the_targets_that_were_missed(capsys: p
         [Target(key="ratio", limit=0.7, at_least=True), Target(key="p99_ms", limit=50)],
     )
     *table, last = capsys.readouterr().out.splitlines()
-    assert json.loads(last) == {"ratio": 0.8, "p99_ms": 60.0, "note": "x", "targets_missed": ["p99_ms"]}
+    assert json.loads(last) == {
+        "ratio": 0.8, "p99_ms": 60.0, "note": "x",
+        "targets": {"ratio": ">= 0.7", "p99_ms": "<= 50"}, "targets_missed": ["p99_ms"],
+    }  # fmt: skip
     assert [line.split()[-1] for line in table if line.startswith(("ratio", "p99"))] == ["met", "MET"]
     assert next(line for line in table if line.startswith("p99")).endswith("NOT MET")
