@@ -36,8 +36,8 @@ def stack(activemq: ActiveMQ, tmp_path_factory: pytest.TempPathFactory) -> Itera
     for source in [*(ROOT / "dags").glob("*.py"), *(ROOT / "tests/system/dags").glob("*.py")]:
         shutil.copy(source, dags)
     bare = _bare_python(folder)
-    file = dags / "system_functions.py"
-    file.write_text(file.read_text().replace("@WORKER_PYTHON@", sys.executable).replace("@BARE_PYTHON@", bare))
+    for file in dags.glob("system_*.py"):
+        file.write_text(file.read_text().replace("@WORKER_PYTHON@", sys.executable).replace("@BARE_PYTHON@", bare))
     # Jobs that end before their trigger is up would be told by PanDA's record only.
     grid = Grid(folder / "grid", ["--slots", "60", "--queue-delay", "2"])
     try:
