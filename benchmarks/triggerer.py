@@ -47,7 +47,7 @@ FIRST: Final = 1_000_000
 """jediTaskID of the first waiting task."""
 LISTED: Final = 500
 """Rows of PanDA's listing at most (spec/panda_api.yaml, n_tasks)."""
-PATIENCE: Final = 300.0
+PATIENCE: Final = 600.0
 """Seconds after which a phase that does not end is given up."""
 TARGETS: Final = (
     Target(key="idle_cpu_ratio", limit=1.3),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, Final, Literal
+from weakref import WeakKeyDictionary
 
 from airflow.providers.common.compat.sdk import XCom
 
@@ -13,6 +15,12 @@ Returns = Literal["value", "list"]
 """What a task's XCom is: the value of its one job, or the list of its jobs' values."""
 
 RETURN_KEY: Final = "return_value"
+
+AT_ONCE: Final = 4
+"""Values on their way to XCom at a time. A triggerer's supervisor serves one call in each of its rounds, first come first
+served, and a round lists all triggers: thousands of calls would keep back the events of those that are through."""
+
+_turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
 
 
 def plain_values(event: FunctionEvent) -> list[Any] | None:
@@ -49,6 +57,7 @@ async def leave_return_value(task_instance: Any, value: Any) -> None:
     if value is None:
         return
     ti = task_instance
-    await XCom.aset(
-        key=RETURN_KEY, value=value, dag_id=ti.dag_id, task_id=ti.task_id, run_id=ti.run_id, map_index=ti.map_index
-    )
+    async with _turns.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(AT_ONCE)):
+        await XCom.aset(
+            key=RETURN_KEY, value=value, dag_id=ti.dag_id, task_id=ti.task_id, run_id=ti.run_id, map_index=ti.map_index
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from types import SimpleNamespace
 from typing import Any
@@ -80,6 +81,23 @@ async def test_the_value_is_left_as_the_return_value_and_none_is_not(monkeypatch
     assert pushed == [
         {"key": "return_value", "value": [1], "dag_id": "d", "task_id": "t", "run_id": "r", "map_index": -1}
     ]
+
+
+async def test_few_values_are_on_their_way_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Slow:
+        under_way = most = done = 0
+
+        async def aset(self, **_: Any) -> None:
+            self.under_way += 1
+            self.most = max(self.most, self.under_way)
+            await asyncio.sleep(0)
+            self.under_way -= 1
+            self.done += 1
+
+    slow = Slow()
+    monkeypatch.setattr(ending, "XCom", slow)
+    await asyncio.gather(*(leave_return_value(TI, number) for number in range(50)))
+    assert (slow.most, slow.done) == (ending.AT_ONCE, 50)
 
 
 async def fired(monkeypatch: pytest.MonkeyPatch, event: FunctionEvent, *, returns: Any, ti: Any = TI) -> Any:
