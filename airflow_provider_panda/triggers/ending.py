@@ -17,8 +17,8 @@ Returns = Literal["value", "list"]
 RETURN_KEY: Final = "return_value"
 
 AT_ONCE: Final = 4
-"""Values on their way to XCom at a time. A triggerer's supervisor serves one call in each of its rounds, first come first
-served, and a round lists all triggers: thousands of calls would keep back the events of those that are through."""
+"""Values on their way to XCom at a time. A triggerer's supervisor serves one call in each of its rounds, and a round
+lists all triggers: thousands of calls in its queue would keep back the events of those that are through."""
 
 _turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
 
