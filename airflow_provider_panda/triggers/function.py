@@ -115,11 +115,10 @@ class PandaFunctionTrigger(BaseTrigger):
         if values is None:
             return False
         try:
-            await leave_return_value(self.task_instance, values if self.returns == "list" else values[0])
+            return await leave_return_value(self.task_instance, values if self.returns == "list" else values[0])
         except Exception as error:
             self.log.warning("%s: its value could not be left from here (%s); a worker does", event.task_key, error)
             return False
-        return True
 
     async def on_kill(self) -> None:
         """Kill the grid task after a user's mark or clear."""

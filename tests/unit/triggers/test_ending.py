@@ -76,8 +76,8 @@ class Pushed(list[dict[str, Any]]):
 async def test_the_value_is_left_as_the_return_value_and_none_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     pushed = Pushed()
     monkeypatch.setattr(ending, "XCom", pushed)
-    await leave_return_value(TI, [1])
-    await leave_return_value(TI, None)
+    assert await leave_return_value(TI, [1])
+    assert await leave_return_value(TI, None)
     assert pushed == [
         {"key": "return_value", "value": [1], "dag_id": "d", "task_id": "t", "run_id": "r", "map_index": -1}
     ]
@@ -98,6 +98,10 @@ async def test_few_values_are_on_their_way_at_a_time(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(ending, "XCom", slow)
     await asyncio.gather(*(leave_return_value(TI, number) for number in range(50)))
     assert (slow.most, slow.done) == (ending.AT_ONCE, 50)
+
+    left = await asyncio.gather(*(leave_return_value(TI, number) for number in range(ending.QUEUE_LIMIT + 20)))
+    assert left.count(False) == 20, "workers take what is too much at once"
+    assert await leave_return_value(TI, 1)
 
 
 async def fired(monkeypatch: pytest.MonkeyPatch, event: FunctionEvent, *, returns: Any, ti: Any = TI) -> Any:
