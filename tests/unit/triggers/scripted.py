@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -105,8 +105,9 @@ class Panda:
         assert task_id == TASK
         return self._next()
 
-    async def job_records(self, task_id: int) -> list[JobRecord]:
-        return self.records
+    async def record_batches(self, task_id: int) -> AsyncIterator[list[JobRecord]]:
+        for record in list(self.records):
+            yield [record]
 
     async def kill(self, task_id: int) -> KillOutcome:
         self.killed.append(task_id)
