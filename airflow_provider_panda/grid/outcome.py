@@ -28,10 +28,7 @@ GONE = frozenset({"failed", "cancelled", "closed"})
 VALUES_LIMIT: Final = 64 * 1024
 """Bytes of encoded values that a tally keeps; above, whoever wants them reads PanDA's record (design.md, "Sizes")."""
 
-VALUE_FRAME: Final = 22
-"""Bytes that a value takes besides itself wherever it is told: ``{"job":0,"payload":}``."""
-
-TEXTS_LIMIT: Final = 256 * 1024
+TEXTS_LIMIT: Final = 64 * 1024
 """Characters of messages and tracebacks that a tally keeps whole; of what comes then, it keeps the head."""
 
 HEAD_LENGTH: Final = 120
@@ -88,11 +85,16 @@ class Value:
             return cls(job=result.job, payload=result.payload)
         return cls(job=result.job, envelope=result.envelope)
 
+    def to_json(self) -> dict[str, Any]:
+        """Return it as it is told."""
+        if self.envelope is None:
+            return {"job": self.job, "payload": self.payload}
+        return {"job": self.job, "envelope": self.envelope}
+
     @property
     def size(self) -> int:
-        """Bytes that it takes, at least, wherever it is told."""
-        told = self.payload if self.envelope is None else self.envelope
-        return VALUE_FRAME + len(json.dumps(told, separators=(",", ":")))
+        """Bytes that it takes where it is told among others."""
+        return len(json.dumps(self.to_json())) + len(", ")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,7 +156,7 @@ class Tally:
         self._has_value = bytearray(policy.n_jobs)
         self._returned = 0
         self._values: dict[int, Value] | None = {}
-        self._room = VALUES_LIMIT
+        self._values_size = 0
         self._failures: dict[int, _Failed] = {}
         self._final_failures = 0
         self._unexplained = 0
@@ -179,8 +181,8 @@ class Tally:
         if self._values is None:
             return
         value = Value.of(result)
-        self._room -= value.size
-        if self._room < 0:
+        self._values_size += value.size
+        if self._values_size > VALUES_LIMIT:
             self._values = None
         else:
             self._values[value.job] = value
@@ -244,6 +246,11 @@ class Tally:
     def values(self) -> Mapping[int, Value] | None:
         """Values of the jobs that returned, by job; None if they are too many bytes to keep."""
         return self._values
+
+    @property
+    def values_size(self) -> int:
+        """Bytes that the values take where they are told; more than the limit if they are too many to keep."""
+        return self._values_size
 
     @property
     def returned(self) -> int:

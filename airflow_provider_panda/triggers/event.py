@@ -143,10 +143,10 @@ class FunctionEvent:
 def filled(event: FunctionEvent, tally: Tally) -> FunctionEvent:
     """Return an event with what is known of the jobs, as far as it has room: :data:`INLINE_LIMIT` bytes in all.
 
-    Failures come first, up to half of the room where values are to follow: PanDA keeps values whole, and of failures
-    little. Takes some milliseconds for whatever number of jobs, so that the triggerer's loop may do it.
+    Failures come first, but leave values up to half of the room: PanDA keeps values whole, and of failures little.
+    Takes some milliseconds for whatever number of jobs, so that the triggerer's loop may do it.
 
-    :param event: what is to be told of the task.
+    :param event: what is to be told of the task, and nothing of its jobs yet.
     :param tally: what is known of its jobs.
     """
     complete, only_final = event.outcome is Outcome.COMPLETE, event.outcome is Outcome.FAILED
@@ -154,7 +154,8 @@ def filled(event: FunctionEvent, tally: Tally) -> FunctionEvent:
     room = INLINE_LIMIT - _size(event.to_json()) - _COUNTS
     missing = tuple(islice(tally.each_unknown(), MISSING_TOLD))
     room -= _size(missing)
-    failures = shorten(tally.each_failure(final=only_final), room // 2 if complete else room)
+    kept_free = min(_size_of_jobs(tally), room // 2) if complete else 0
+    failures = shorten(tally.each_failure(final=only_final), room - kept_free)
     room -= _size([dataclasses.asdict(failure) for failure in failures])
     left_out = (tally.n_final_failures if only_final else tally.n_failures) - len(failures)
     results: list[dict[str, Any]] | None = []
@@ -178,17 +179,20 @@ _COUNTS: Final = 100
 """Bytes that the numbers and signs take which are put in last."""
 
 
+def _size_of_jobs(tally: Tally) -> int:
+    """Return the bytes in which values are told, or at least which jobs have some: a bit each, as text."""
+    return tally.policy.n_jobs // 6 + _COUNTS if tally.values is None else tally.values_size
+
+
 def inline_results(values: Iterable[Value], limit: int = INLINE_LIMIT) -> list[dict[str, Any]] | None:
     """Return values for an event, or None if they are more than ``limit`` bytes."""
     inline: list[dict[str, Any]] = []
     size = 0
     for value in values:
-        told = {"payload": value.payload} if value.envelope is None else {"envelope": value.envelope}
-        entry = {"job": value.job, **told}
-        size += _size(entry) + _BETWEEN
+        size += value.size
         if size > limit:
             return None
-        inline.append(entry)
+        inline.append(value.to_json())
     return inline
 
 

@@ -10,7 +10,6 @@ import pytest
 from airflow_provider_panda.grid.outcome import (
     HEAD_LENGTH,
     TEXTS_LIMIT,
-    VALUE_FRAME,
     VALUES_LIMIT,
     CallPolicy,
     Tally,
@@ -204,7 +203,7 @@ def test_of_a_value_its_payload_is_kept_and_the_envelope_only_where_it_is_needed
 
 def test_more_values_than_an_event_carries_are_counted_and_not_kept() -> None:
     text = "x" * 1000
-    fitting = VALUES_LIMIT // (VALUE_FRAME + len(text) + 2)
+    fitting = VALUES_LIMIT // Value(job=10, payload=text).size
     known = tally(fitting + 3)
     for job in range(fitting):
         known.add(result(job, payload=text))
