@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from airflow_provider_panda.broker.endpoint import BrokerEndpoint
 from airflow_provider_panda.broker.hub import get_hub
-from airflow_provider_panda.grid.outcome import CallPolicy
+from airflow_provider_panda.grid.outcome import CallPolicy, Tally
 from airflow_provider_panda.grid.panda import JOBS_AT_ONCE
 from airflow_provider_panda.grid.task import JobRecord, TaskStatus, instance_id, phase_of, task_key
 from airflow_provider_panda.hooks.panda import parse
@@ -55,7 +55,7 @@ class MadeUpPanda:
     def __init__(self, jobs: int, case: str) -> None:
         self.jobs, self.case = jobs, case
         self.status_word = {"missing": "aborted", "given up": "done"}.get(case, "running")
-        self.finished = 0
+        self.tally: Tally | None = None
         self.signing_key = b""
         self.key = ""
         self.generating = 0.0
@@ -63,7 +63,7 @@ class MadeUpPanda:
     def _status(self) -> TaskStatus:
         return TaskStatus(
             task_id=TASK_ID, name="bench", status=self.status_word, phase=phase_of(self.status_word),
-            jobs_total=self.jobs, jobs_finished=self.finished,
+            jobs_total=self.jobs, jobs_finished=self.tally.returned if self.tally else 0,
         )  # fmt: skip
 
     async def statuses(self, processing_type: str, **_: Any) -> list[TaskStatus]:
@@ -184,7 +184,7 @@ def _wait(panda: MadeUpPanda, broker: BrokerEndpoint | None, policy: CallPolicy)
         task_key=key, task_id=TASK_ID, task_name=f"bench-{key}", processing_type="bench", policy=policy
     )  # fmt: skip
     wait = Wait(awaited, shared, log=logging.getLogger("fanout"))
-    panda.key, panda.signing_key = key, wait.signing_key
+    panda.key, panda.signing_key, panda.tally = key, wait.signing_key, wait.tally
     return wait
 
 
@@ -206,7 +206,6 @@ async def _handed(wait: Wait, panda: MadeUpPanda) -> float:
             wait._take_result(read_body(body, key=wait.signing_key, task_key=wait.key))
             await asyncio.sleep(0)
         seconds += time.thread_time() - began
-        panda.finished = wait.tally.returned
     return seconds
 
 
@@ -243,9 +242,7 @@ async def _heard(wait: Wait, panda: MadeUpPanda, publisher: subprocess.Popen[str
     publisher.stdin.flush()
     async with asyncio.timeout(120):
         while wait.tally.settled < panda.jobs:
-            panda.finished = wait.tally.returned
             await asyncio.sleep(0.002)
-    panda.finished = wait.tally.returned
 
 
 @contextlib.asynccontextmanager
