@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import gzip
 import json
 import os
@@ -29,6 +30,7 @@ from typing import Any, Final
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import httpx
+import psutil
 
 from airflow_provider_panda.grid.endpoint import AuthKind, PandaEndpoint
 from airflow_provider_panda.grid.names import processing_type, task_name
@@ -360,6 +362,15 @@ def expand(folder: Path, broker: ActiveMQ, count: int) -> dict[str, Any]:
     return {f"{way}_{count}_s": round(took, 1) for way, took in seconds.items()}
 
 
+def end_children() -> None:
+    """End what this process started and an interrupt kept from being stopped in order."""
+    family = psutil.Process().children(recursive=True)
+    for each in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            each.kill()
+    psutil.wait_procs(family, timeout=10)
+
+
 def main() -> None:
     """Measure, print tables, and one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -371,8 +382,10 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     folder = Path(tempfile.mkdtemp(prefix="fanout-"))
     os.environ.update(
-        AIRFLOW_HOME=str(folder / "home"), AIRFLOW__LOGGING__LOGGING_LEVEL="ERROR", AIRFLOW__PANDA__POLL_INTERVAL="1"
-    )
+        AIRFLOW_HOME=str(folder / "home"), AIRFLOW__LOGGING__LOGGING_LEVEL="ERROR", AIRFLOW__PANDA__POLL_INTERVAL="1",
+        TMPDIR=str(folder),
+    )  # fmt: skip
+    tempfile.tempdir = str(folder)
     figures: dict[str, Any] = {"jobs": list(given.jobs), "rounds": given.rounds}
     try:
         sent, described = send_off(folder, given.jobs, given.rounds)
@@ -383,6 +396,7 @@ def main() -> None:
             if not given.no_expand:
                 figures |= expand(folder / "expand", broker, given.expand)
     finally:
+        end_children()
         shutil.rmtree(folder, ignore_errors=True)
     finish(figures, [target for target in ALL_TARGETS if target.key in figures])
 

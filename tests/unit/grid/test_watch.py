@@ -349,3 +349,16 @@ def test_pauses_grow_after_errors() -> None:
     asyncio.run(run())
     assert waited[0] == 1
     assert [round(seconds) for seconds in waited[1:6]] == [20, 40, 80, 80, 80]
+
+
+async def test_records_come_in_batches_one_request_after_the_other(panda: ScriptedPanda) -> None:
+    panda.on("task/get_job_ids", envelope(list(range(150))))
+    panda.on(
+        "job/get_description",
+        lambda handler, seen: envelope([{"PandaID": n} for n in seen.json["job_ids"]])(handler, seen),
+    )
+    sizes = []
+    async for batch in client(panda).record_batches(5):
+        sizes.append(len(batch))
+        assert len(panda.calls("job/get_description")) == len(sizes), "nothing is read ahead of who takes it"
+    assert sizes == [100, 50]

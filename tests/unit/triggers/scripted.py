@@ -87,6 +87,7 @@ class Panda:
         self.records = list(records)
         self.listed: list[str] = []
         self.killed: list[int] = []
+        self.read = 0
 
     def _next(self) -> TaskStatus:
         found = self.states.pop(0) if len(self.states) > 1 else self.states[0]
@@ -107,6 +108,7 @@ class Panda:
 
     async def record_batches(self, task_id: int) -> AsyncIterator[list[JobRecord]]:
         for record in list(self.records):
+            self.read += 1
             yield [record]
 
     async def kill(self, task_id: int) -> KillOutcome:
