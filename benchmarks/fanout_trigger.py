@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 import json
 import logging
 import subprocess
 import sys
+import tempfile
 import time
 import tracemalloc
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -139,6 +142,8 @@ async def waited(jobs: int, case: str, *, broker: BrokerEndpoint | None = None, 
         panda, broker, CallPolicy(n_jobs=jobs, on_job_error="collect", wait_for="task" if traced else "results")
     )
     silent = case in ("missing", "given up")
+    if broker is None and not silent:
+        messages(case, jobs)
     async with contextlib.AsyncExitStack() as stack:
         publisher = None
         if broker is not None:
@@ -177,7 +182,7 @@ async def waited(jobs: int, case: str, *, broker: BrokerEndpoint | None = None, 
 
 
 def _wait(panda: MadeUpPanda, broker: BrokerEndpoint | None, policy: CallPolicy) -> Wait:
-    key = task_key(INSTANCE, f"{policy.n_jobs} {panda.case} {time.time()}")
+    key = key_of(panda.case)
     connection = parse("bench", host="http://127.0.0.1:1", extra={"instance_secret": SECRET, "vo": "wlcg"})
     shared = SharedConnection(panda=connection, broker=broker, client=panda, idds=None)  # type: ignore[arg-type]
     awaited = Awaited(
@@ -198,15 +203,31 @@ def _traced() -> int:
 async def _handed(wait: Wait, panda: MadeUpPanda) -> float:
     """Hand every result to the wait, and let it look at each; return the seconds of processor time that took."""
     seconds = 0.0
-    for start in range(0, panda.jobs, BATCH):
-        jobs = range(start, min(start + BATCH, panda.jobs))
-        bodies = [message_of(job, panda.case, key=wait.key, signing_key=wait.signing_key)[1] for job in jobs]
-        began = time.thread_time()
-        for body in bodies:
-            wait._take_result(read_body(body, key=wait.signing_key, task_key=wait.key))
-            await asyncio.sleep(0)
-        seconds += time.thread_time() - began
+    with messages(panda.case, panda.jobs).open() as file:
+        while bodies := list(islice(file, BATCH)):
+            began = time.thread_time()
+            for body in bodies:
+                wait._take_result(read_body(body, key=wait.signing_key, task_key=wait.key))
+                await asyncio.sleep(0)
+            seconds += time.thread_time() - began
     return seconds
+
+
+def key_of(case: str) -> str:
+    """Return the task key of a case."""
+    return task_key(INSTANCE, case)
+
+
+@functools.cache
+def messages(case: str, jobs: int) -> Path:
+    """Return a temporary file of the messages of all jobs, a line each: making them takes longer than reading them."""
+    key = key_of(case)
+    signing_key = envelope.derive_key(SECRET, key)
+    path = Path(tempfile.mkdtemp(prefix="messages-"), "bodies")
+    with path.open("w") as file:
+        for job in range(jobs):
+            file.write(message_of(job, case, key=key, signing_key=signing_key)[1] + "\n")
+    return path
 
 
 @contextlib.asynccontextmanager
