@@ -212,6 +212,11 @@ class PandaGrid:
         """Return the names of a task's output datasets, without those of logs."""
         return answers.dataset_names(self._read("get_files_in_datasets", task_id, "output"))
 
+    def record_batches(self, task_id: int) -> Iterator[list[JobRecord]]:
+        """Yield the jobs of a task, all attempts, with the reports of finished ones: never all of them at once."""
+        for batch in batches(self.job_ids(task_id), JOBS_AT_ONCE):
+            yield self._described(batch)
+
     def jobs(self, task_id: int, panda_ids: Sequence[int] | None = None) -> list[JobRecord]:
         """Return the jobs of a task, all attempts, or those of the PandaIDs given."""
         if panda_ids is None:
@@ -284,10 +289,10 @@ def utc_text(moment: datetime | None) -> str | None:
     return None if moment is None else moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
-def batches(numbers: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+def batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     """Yield parts of at most ``size``."""
-    for start in range(0, len(numbers), size):
-        yield numbers[start : start + size]
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
 
 
 def halves(numbers: Sequence[int]) -> tuple[Sequence[int], Sequence[int]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, TypeVar
 from urllib.parse import urlencode
@@ -99,10 +99,15 @@ class AsyncPandaClient:
             "task/get_detailed_info", {"task_id": task_id}, lambda answer: answers.one_task(answer, task_id)
         )
 
+    async def record_batches(self, task_id: int) -> AsyncIterator[list[JobRecord]]:
+        """Yield the jobs of a task, all attempts, with the reports of finished ones: never all of them at once."""
+        panda_ids = await self._get("task/get_job_ids", {"task_id": task_id}, answers.job_ids)
+        for batch in batches(panda_ids, JOBS_AT_ONCE):
+            yield await self._described(batch)
+
     async def job_records(self, task_id: int) -> list[JobRecord]:
         """Return the jobs of a task, all attempts, with the reports of finished ones."""
-        panda_ids = await self._get("task/get_job_ids", {"task_id": task_id}, answers.job_ids)
-        return await self.reports(panda_ids)
+        return [record async for batch in self.record_batches(task_id) for record in batch]
 
     async def reports(self, panda_ids: Sequence[int]) -> list[JobRecord]:
         """Return jobs with their reports (job/get_description), in batches."""

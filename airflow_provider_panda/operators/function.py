@@ -24,7 +24,7 @@ from airflow_provider_panda.links import PandaTaskLink
 from airflow_provider_panda.operators import parameters, submission
 from airflow_provider_panda.operators.call import Call, bind_call, check_context_free, map_over_names
 from airflow_provider_panda.operators.ending import left_for_worker
-from airflow_provider_panda.operators.homecoming import Reader, check_min_success, collect_values, error_of
+from airflow_provider_panda.operators.homecoming import Reader, bring_home, check_min_success, error_of
 from airflow_provider_panda.operators.way import Submission, Way, kill, way_of
 from airflow_provider_panda.payload import envelope
 from airflow_provider_panda.payload.command import Environment
@@ -273,14 +273,12 @@ class PandaFunctionOperator(BaseOperator):
                 allow_pickle=self.value_format == "cloudpickle",
                 result_store=connection.result_store,
             )
-            values = collect_values(came, reader, hook.grid())
+            result = bring_home(came, reader, hook.grid())
             submission.tell_late_id(context, hook, connection, submission_of(came))
-            if came.failures:
+            if came.n_failures:
                 self._kill(came)  # ends what PanDA would still try again of jobs that are settled for us
                 check_min_success(came, self.min_success)
-            self.log.info("%s: %d of %d job(s) returned", came.task_key, len(values), came.n_jobs)
-            failures = {failure.job: failure for failure in came.failures}
-            result = [values[job] if job in values else failures[job] for job in range(came.n_jobs)]
+            self.log.info("%s: %d of %d job(s) returned", came.task_key, came.n_jobs - came.n_failures, came.n_jobs)
             return to_xcom(result if self.map_over else result[0])
         if came.outcome is not Outcome.COMPLETE:
             self._kill(came)
@@ -293,8 +291,8 @@ class PandaFunctionOperator(BaseOperator):
                 came.task_key, failure.job, failure.attempt, failure.host, failure.site, failure.panda_id,
                 failure.type, failure.message, failure.traceback,
             )  # fmt: skip
-        if len(came.failures) > 10:
-            self.log.error("%s: and %d more failed jobs", came.task_key, len(came.failures) - 10)
+        if came.n_failures > 10:
+            self.log.error("%s: and %d more failed jobs", came.task_key, came.n_failures - 10)
 
     def _kill(self, came: FunctionEvent) -> None:
         """End what is left of the grid task; an unreachable PanDA does not hide the outcome."""

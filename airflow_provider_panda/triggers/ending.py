@@ -42,7 +42,7 @@ def plain_values(event: FunctionEvent) -> list[Any] | None:
     Needed it is for failures, for values that are elsewhere or have types that JSON lacks, and where iDDS has not told
     the PanDA task yet, whose id is left for the user.
     """
-    if event.outcome is not Outcome.COMPLETE or event.failures or event.results is None or event.task_id is None:
+    if event.outcome is not Outcome.COMPLETE or event.n_failures or event.results is None or event.task_id is None:
         return None
     values: dict[int, Any] = {}
     for entry in event.results:

@@ -95,8 +95,8 @@ class PandaFunctionTrigger(BaseTrigger):
             "%s: %s; %d result(s), %d failure(s), the last word was %s",
             self.awaited.task_key,
             event.outcome.value,
-            event.n_jobs - len(event.failures) - len(event.missing),
-            len(event.failures),
+            event.n_jobs - event.n_failures - event.n_missing,
+            event.n_failures,
             event.status or "none yet",
         )
         if await self._ended(event):

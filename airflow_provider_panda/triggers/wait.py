@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import logging
 import time
 from collections.abc import Callable
@@ -23,12 +22,13 @@ from airflow_provider_panda.grid.board import Registration
 from airflow_provider_panda.grid.idds.answers import RequestStatus, TransformStatus
 from airflow_provider_panda.grid.idds.runs import without_reason
 from airflow_provider_panda.grid.outcome import CallPolicy, Tally, Verdict
+from airflow_provider_panda.grid.panda import JOBS_AT_ONCE, batches
 from airflow_provider_panda.grid.reports import verified_messages, verified_results
 from airflow_provider_panda.grid.task import JobRecord, Phase, TaskStatus
 from airflow_provider_panda.payload import envelope
 from airflow_provider_panda.payload.result import JobResult
 from airflow_provider_panda.triggers.connections import SharedConnection, request_board, status_board
-from airflow_provider_panda.triggers.event import FunctionEvent, Outcome, inline_results, shorten
+from airflow_provider_panda.triggers.event import FunctionEvent, Outcome, filled
 
 SUBSCRIBE_PATIENCE: Final = 10.0
 """Seconds to wait for a subscription before the services are asked anyway."""
@@ -159,8 +159,7 @@ class Wait:
 
     def _take_status(self, status: TaskStatus) -> None:
         self._note(status)
-        known = len(self.tally.values) + len(self.tally.final_failures)
-        if status.phase.terminal or (status.jobs_finished or 0) + (status.jobs_failed or 0) > known:
+        if status.phase.terminal or (status.jobs_finished or 0) + (status.jobs_failed or 0) > self.tally.settled:
             self.reconcile_wanted = True
         self.changed.set()
 
@@ -213,9 +212,9 @@ class Wait:
                 self.reconcile_wanted = False
                 await self._reconcile()
             verdict = self._verdict()
-            if verdict is Verdict.COMPLETE and (event := self._event(Outcome.COMPLETE)).results is None:
+            if verdict is Verdict.COMPLETE and self._event(Outcome.COMPLETE).results is None:
                 await self._until_recorded()
-                return dataclasses.replace(event, **self._now_known())
+                return self._event(Outcome.COMPLETE)
             if verdict is Verdict.ENDED and self._succeeded_in_part():
                 self.tally.give_up("PanDA ended the task, and no value of this job came home")
                 continue
@@ -267,8 +266,10 @@ class Wait:
         except GridError as error:
             self.log.warning("%s: iDDS could not be asked for stored results: %s", self.key, error)
             return
-        for result in await asyncio.to_thread(self._verified_messages, bodies):
-            self.tally.add(result)
+        for batch in batches(await asyncio.to_thread(self._verified_messages, bodies), JOBS_AT_ONCE):
+            for result in batch:
+                self.tally.add(result)
+            await asyncio.sleep(0)
 
     async def _read_panda(self) -> None:
         if self.task_id is None:
@@ -276,17 +277,19 @@ class Wait:
         try:
             self._note(await self.shared.client.status(self.task_id))
             ended = self._ended()
-            records = await self.shared.client.job_records(self.task_id)
+            async for records in self.shared.client.record_batches(self.task_id):
+                # Verifying reports takes longer than the loop may be held, and all at once are too large to be held.
+                for result in await asyncio.to_thread(self._verified, records):
+                    self.tally.add(result)
+                for record in records:
+                    self.tally.add_record(record)
+                if self._verdict() is not Verdict.WAIT:
+                    return
         except TaskNotFoundError:
             return  # normal for up to a minute after submission
         except GridError as error:
             self.log.warning("%s: PanDA could not be asked: %s", self.key, error)
             return
-        # Verifying thousands of reports takes longer than the loop may be held.
-        for result in await asyncio.to_thread(self._verified, records):
-            self.tally.add(result)
-        for record in records:
-            self.tally.add_record(record)
         if ended:
             self.read_after_end += 1
 
@@ -315,7 +318,7 @@ class Wait:
         while True:
             with contextlib.suppress(GridError):
                 self.status = await self.shared.client.status(self.task_id)
-                if self._ended() or (self.status.jobs_finished or 0) >= len(self.tally.values):
+                if self._ended() or (self.status.jobs_finished or 0) >= self.tally.returned:
                     return
             await asyncio.sleep(pause)
             pause = min(pause * 1.5, 60.0)
@@ -331,20 +334,13 @@ class Wait:
         }
 
     def _event(self, outcome: Outcome) -> FunctionEvent:
-        tally = self.tally
-        failures = tally.final_failures if outcome is Outcome.FAILED else tally.failures
-        settled = {failure.job for failure in tally.failures}
-        return FunctionEvent(
+        event = FunctionEvent(
             outcome=outcome,
             task_key=self.key,
             n_jobs=self.awaited.policy.n_jobs,
-            results=inline_results(tally.values[job] for job in sorted(tally.values))
-            if outcome is Outcome.COMPLETE
-            else [],
-            failures=shorten(failures),
-            missing=tuple(job for job in tally.missing if job not in settled),
             request_id=self.awaited.request_id,
             transform_id=self.awaited.transform_id,
             task_name=self.awaited.task_name,
             **self._now_known(),
         )
+        return filled(event, self.tally)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -324,10 +324,11 @@ async def test_what_idds_stored_is_read_back(connected: Stack, monkeypatch: pyte
     transform_id = trigger.awaited.transform_id
     await until(lambda: client.messages(request_id, transform_id=transform_id, internal_id=key) or None)
 
-    async def no_records(*_: Any) -> list[Any]:
+    async def no_records(*_: Any) -> AsyncIterator[Any]:
         raise GridRefusedError("PanDA keeps no job descriptions today")
+        yield
 
-    monkeypatch.setattr(AsyncPandaClient, "job_records", no_records)
+    monkeypatch.setattr(AsyncPandaClient, "record_batches", no_records)
 
     assert await call.value(trigger) == 7  # the message passed while nobody listened
 

@@ -208,6 +208,15 @@ def test_jobs_in_batches_and_from_the_archive(grid: PandaGrid, panda: ScriptedPa
     assert [record.panda_id for record in grid.jobs(5, [1003])] == [1003]
 
 
+def test_batches_are_read_one_after_the_other(grid: PandaGrid, panda: ScriptedPanda) -> None:
+    panda.on("task/get_job_ids", envelope(list(range(1000, 1150))))
+    panda.on("job/get_description", describe(job))
+    batches = grid.record_batches(5)
+    assert len(next(batches)) == 100
+    assert len(panda.calls("job/get_description")) == 1
+    assert [record.job for record in next(batches)] == list(range(100, 150))
+
+
 def test_too_large_a_batch_is_halved(grid: PandaGrid, panda: ScriptedPanda, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client_module, "Session", lambda endpoint: session.Session(endpoint, limit=20_000))
     panda.on("task/get_job_ids", envelope([1000, 1001, 1002, 1003]))

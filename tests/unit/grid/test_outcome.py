@@ -7,7 +7,15 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_panda.grid.outcome import CallPolicy, Tally, Verdict
+from airflow_provider_panda.grid.outcome import (
+    HEAD_LENGTH,
+    TEXTS_LIMIT,
+    VALUES_LIMIT,
+    CallPolicy,
+    Tally,
+    Value,
+    Verdict,
+)
 from airflow_provider_panda.grid.task import JobRecord, Phase
 from airflow_provider_panda.payload.result import JobResult, RemoteException
 from airflow_provider_panda.payload.runner import EXIT_RAISED, EXIT_REFUSED
@@ -45,7 +53,7 @@ def test_first_value_wins_and_is_never_replaced() -> None:
     assert known.add(result(payload="first"))
     assert not known.add(result(payload="again"))
     assert not known.add(result(attempt=2, status="raised"))
-    assert known.values[0].payload == "first"
+    assert known.values == {0: Value(job=0, payload="first")}
     assert known.failures == []
 
 
@@ -184,3 +192,57 @@ def test_wait_for_task(phase: Phase, verdict: Verdict) -> None:
     known = tally(wait_for="task")
     known.add(result())
     assert known.verdict(phase, reconciled=False) is verdict
+
+
+def test_of_a_value_its_payload_is_kept_and_the_envelope_only_where_it_is_needed() -> None:
+    known = tally(2)
+    known.add(dataclasses.replace(result(0, payload=[1]), envelope={"signed": "s"}))
+    known.add(dataclasses.replace(result(1), encoding="reference", envelope={"signed": "s"}))
+    assert known.values == {0: Value(job=0, payload=[1]), 1: Value(job=1, envelope={"signed": "s"})}
+
+
+def test_more_values_than_an_event_carries_are_counted_and_not_kept() -> None:
+    text = "x" * 1000
+    fitting = VALUES_LIMIT // Value(job=10, payload=text).size
+    known = tally(fitting + 3)
+    for job in range(fitting):
+        known.add(result(job, payload=text))
+    assert known.values is not None
+    assert len(known.values) == fitting
+    assert known.add(result(fitting, payload=text))
+    assert known.values is None
+    assert not known.add(result(0, payload="again")), "what came stays settled, though its value is not kept"
+    assert not known.add_record(record(0, status="failed"))
+    assert (known.returned, known.settled, known.missing) == (fitting + 1, fitting + 1, [fitting + 1, fitting + 2])
+    known.add(result(fitting + 1))
+    assert known.values is None, "all or nothing"
+    known.add(result(fitting + 2))
+    assert known.verdict(None, reconciled=False) is Verdict.COMPLETE
+
+
+def test_texts_are_kept_whole_up_to_a_limit_and_given_back_with_their_failure() -> None:
+    long = RemoteException(type="E", message="m" * 1000, traceback="t" * (TEXTS_LIMIT // 2))
+    known = tally(5, on_job_error="collect", retry_on_exception=True)
+    for job in range(4):
+        known.add(dataclasses.replace(result(job, status="raised"), exception=long))
+    assert [len(failure.traceback) > 0 for failure in known.failures] == [True, True, False, False]
+    assert known.failures[3].message == "m" * HEAD_LENGTH
+    known.add(result(0, attempt=2))
+    known.add(dataclasses.replace(result(4, status="raised"), exception=long))
+    assert known.failures[-1].traceback == long.traceback
+
+
+def test_counts_follow_what_is_known() -> None:
+    known = tally(4, on_job_error="collect", retry_on_exception=True)
+    known.add(result(0))
+    known.add(result(1, status="raised"))
+    known.add(result(2, status="refused"))
+    assert (known.returned, known.n_failures, known.n_final_failures, known.n_unknown, known.settled) == (1, 2, 1, 1, 2)
+    assert list(known.each_unknown()) == [3]
+    assert list(known.has_value) == [1, 0, 0, 0]
+    known.give_up("over")
+    assert (known.returned, known.n_failures, known.n_final_failures, known.n_unknown, known.settled) == (1, 3, 3, 0, 4)
+    assert list(known.each_unknown()) == []
+    assert [(failure.job, failure.message) for failure in known.final_failures] == [(1, "no"), (2, "no"), (3, "over")]
+    known.add(result(3))
+    assert (known.n_failures, known.settled) == (2, 4)

@@ -434,3 +434,16 @@ async def test_a_look_that_fails_harms_nobody_and_the_poll_goes_on(source: Sourc
     assert "running" in heard
     only.look()  # closed: asks nobody
     assert len(source.single) == 1
+
+
+async def test_records_come_in_batches_one_request_after_the_other(panda: ScriptedPanda) -> None:
+    panda.on("task/get_job_ids", envelope(list(range(150))))
+    panda.on(
+        "job/get_description",
+        lambda handler, seen: envelope([{"PandaID": n} for n in seen.json["job_ids"]])(handler, seen),
+    )
+    sizes = []
+    async for batch in client(panda).record_batches(5):
+        sizes.append(len(batch))
+        assert len(panda.calls("job/get_description")) == len(sizes), "nothing is read ahead of who takes it"
+    assert sizes == [100, 50]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -87,6 +87,7 @@ class Panda:
         self.records = list(records)
         self.listed: list[str] = []
         self.killed: list[int] = []
+        self.read = 0
 
     def _next(self) -> TaskStatus:
         found = self.states.pop(0) if len(self.states) > 1 else self.states[0]
@@ -107,8 +108,10 @@ class Panda:
         assert task_id == TASK
         return self._next()
 
-    async def job_records(self, task_id: int) -> list[JobRecord]:
-        return self.records
+    async def record_batches(self, task_id: int) -> AsyncIterator[list[JobRecord]]:
+        for record in list(self.records):
+            self.read += 1
+            yield [record]
 
     async def kill(self, task_id: int) -> KillOutcome:
         self.killed.append(task_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import time
 from typing import Any
@@ -272,3 +273,55 @@ async def test_many_who_wait_for_one_run_share_its_listings(monkeypatch: pytest.
     assert {event.outcome for event in events} == {Outcome.ENDED}
     assert idds.listed == 1
     await no_polls()
+
+
+def mapped(jobs: int, *, kind: str = "returned", payload: Any = 1) -> list[JobRecord]:
+    """Return the records of finished jobs with reports of one kind."""
+    return [record(panda_id=job + 1, job=job, report=report(job, payload, status=kind)) for job in range(jobs)]
+
+
+async def test_many_failures_and_no_value_fit_an_event_with_counts() -> None:
+    panda = Panda(task("done", finished=2000), records=mapped(2000, kind="raised", payload=None))
+    event = await over(waiting(Idds(), panda, awaited(2000, task_id=TASK, on_job_error="collect")))
+    assert event.outcome is Outcome.COMPLETE
+    assert event.n_failures == 2000
+    assert event.failed_jobs == frozenset(range(2000))
+    assert 5 < len(event.failures) < 2000
+    assert len(json.dumps(event.to_json())) <= INLINE_LIMIT
+
+
+async def test_jobs_that_are_missing_are_counted_beyond_those_that_are_named() -> None:
+    panda = Panda(task("aborted"))
+    event = await over(waiting(Idds(), panda, awaited(5000, task_id=TASK)))
+    assert (event.outcome, event.n_missing) == (Outcome.ENDED, 5000)
+    assert event.missing == tuple(range(len(event.missing)))
+    assert len(json.dumps(event.to_json())) <= INLINE_LIMIT
+
+
+async def test_many_small_values_wait_until_panda_has_recorded_them_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For an event they are too many bytes, and nobody keeps them: the operator reads PanDA's record."""
+    idds = Idds(request(transform("Transforming", task_id=TASK)))
+    idds.stored = [report(job, "x" * 50) for job in range(2000)]
+    panda = Panda(task("running"), task("running"), task("running", finished=1999), task("running", finished=2000))
+    waited: list[float] = []
+    sleep = asyncio.sleep
+
+    async def pause(seconds: float) -> None:
+        waited.append(seconds)
+        await sleep(min(seconds, 0.01))
+
+    monkeypatch.setattr(asyncio, "sleep", pause)
+    wait = waiting(idds, panda, awaited(2000, task_id=TASK))
+    event = await over(wait)
+    assert wait.tally.values is None
+    assert (event.outcome, event.results, event.n_failures, event.n_missing) == (Outcome.COMPLETE, None, 0, 0)
+    assert any(seconds >= 2.0 for seconds in waited)
+
+
+async def test_reading_the_record_stops_when_everything_is_known() -> None:
+    panda = Panda(task("running"), records=mapped(3))
+    panda.records.append(record(panda_id=9, job=0, attempt=2, report=report(0, "late")))
+    wait = waiting(Idds(), panda, awaited(3, task_id=TASK))
+    event = await over(wait)
+    assert event.results == [{"job": job, "payload": 1} for job in range(3)]
+    assert panda.read == 3
