@@ -90,7 +90,7 @@ class Connection:
     :param address: which broker.
     :param endpoint: how to log in.
     :param subscribe_to: what to subscribe to.
-    :param receive: called in the thread of the connection with every message.
+    :param receive: called in the thread of the connection with the messages of each read.
     :param changed: called in the thread of the connection after each change of state.
     :param wanted: asked now and then in the thread of the connection; it ends itself when nobody wants it any more.
 
@@ -106,7 +106,7 @@ class Connection:
         endpoint: BrokerEndpoint,
         subscribe_to: tuple[Subscription, ...],
         *,
-        receive: Callable[[Connection, Frame], None],
+        receive: Callable[[Connection, list[Frame]], None],
         changed: Callable[[Connection, State], None],
         wanted: Callable[[], bool],
     ) -> None:
@@ -181,8 +181,7 @@ class Connection:
             self.problem = None
             self._enter(Event.SUBSCRIBED)
             while self._wanted():
-                for frame in session.read():
-                    self._receive(self, frame)
+                self._receive(self, session.read())
             raise Stopped
         finally:
             self._session = None

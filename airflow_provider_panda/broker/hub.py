@@ -295,8 +295,22 @@ class Hub:
 
     # --- messages: in the threads of the connections --------------------------------------------------------
 
-    def _receive(self, connection: Connection, frame: Frame) -> None:
+    def _receive(self, connection: Connection, frames: list[Frame]) -> None:
         tally = self._tallies[connection.address]
+        for frame in frames:
+            self._take(connection, tally, frame)
+            if self._inbox.overfull(tally):
+                self._wake(connection)
+                connection.hold(tally.drained)
+        self._wake(connection)
+
+    def _wake(self, connection: Connection) -> None:
+        try:
+            self._inbox.wake()
+        except RuntimeError:  # the loop was closed without closing the hub
+            connection.stop()
+
+    def _take(self, connection: Connection, tally: Tally, frame: Frame) -> None:
         tally.messages += 1
         tally.last_message = time.time()
         try:
@@ -306,16 +320,12 @@ class Hub:
                 drop = self._receive_result(tally, frame)
         except Exception:
             drop = Drop.UNREADABLE
-            if self._loop.is_closed():  # without closing the hub
-                connection.stop()
-            elif not tally.dropped[drop]:
+            if not tally.dropped[drop]:
                 log.exception(
                     "broker %s: a message was dropped; more of this kind are only counted", connection.address
                 )
         if drop is not None:
             tally.dropped[drop] += 1
-        if self._inbox.overfull(tally):
-            connection.hold(tally.drained)
 
     def _receive_result(self, tally: Tally, frame: Frame) -> Drop | None:
         waiters = screen_result(frame, self._waiters)

@@ -19,7 +19,8 @@ SLICE: Final = 0.02
 class Inbox:
     """Calls to be made in a loop, put in by threads.
 
-    One wake-up of the loop serves all that wait: waking it for every message costs more than the message.
+    Waking the loop costs more than a message, and a loop that is woken for one has it handed over before the next one
+    is verified. So those who put calls in say when it is time to wake it: once for all messages of one read.
 
     :param loop: the loop.
     :param backlog_limit: bytes of one connection that may wait.
@@ -31,16 +32,21 @@ class Inbox:
         self._woken = False
 
     def post(self, call: Callable[[], None], tally: Tally, size: int) -> None:
-        """Have a call made in the loop; from the thread of a connection.
+        """Have a call made in the loop, after the next :meth:`wake`; from the thread of a connection.
 
         :param call: it must not raise.
         :param tally: counts of the connection.
         :param size: bytes of the message behind it.
-        :raises RuntimeError: the loop is closed.
         """
         tally.posted += size
         self._calls.append((call, tally, size))
-        if not self._woken:
+
+    def wake(self) -> None:
+        """Have the loop make the calls that wait, if there are any; from the thread of a connection.
+
+        :raises RuntimeError: the loop is closed.
+        """
+        if self._calls and not self._woken:
             self._woken = True
             self._loop.call_soon_threadsafe(self._drain)
 

@@ -61,7 +61,7 @@ class Stop:
 
     def wait(self, timeout: float) -> bool:
         """Wait for at most ``timeout`` seconds and return whether it was ended."""
-        with selectors.DefaultSelector() as selector:
+        with selectors.PollSelector() as selector:
             selector.register(self._read, selectors.EVENT_READ)
             return bool(selector.select(timeout)) or self._set
 
@@ -249,7 +249,7 @@ class Session:
             raise self._error(f"{otherwise} in time")
 
     def _select(self, waited: socket.socket, events: int, timeout: float) -> bool:
-        with selectors.DefaultSelector() as selector:
+        with selectors.PollSelector() as selector:
             selector.register(self._stop, selectors.EVENT_READ)
             selector.register(waited, events)
             ready = selector.select(max(0.0, timeout))
