@@ -41,7 +41,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+# In place of this folder, where airflow.py would be taken for Airflow.
+sys.path[0] = str(Path(__file__).parents[1])
 
 from benchmarks.no_op import no_op
 from demo.processes import environment

@@ -21,7 +21,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+# In place of this folder, where airflow.py would be taken for Airflow.
+sys.path[0] = str(Path(__file__).parents[1])
 
 from airflow_provider_panda.grid.names import processing_type, task_name
 from airflow_provider_panda.grid.outcome import CallPolicy
