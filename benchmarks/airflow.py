@@ -37,8 +37,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-# In place of this folder, where this file would be taken for Airflow.
-sys.path[0] = str(Path(__file__).parents[1])
+if __name__ == "__main__":
+    sys.path.pop(0)  # this folder, where airflow.py would be taken for Airflow
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import psutil
 

@@ -29,27 +29,25 @@ class TimerTrigger(BaseTrigger):
         return f"{type(self).__module__}.{type(self).__qualname__}", {"moment": self.moment}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Wait, and fire once with the time of that."""
+        """Wait, and fire once."""
         await asyncio.sleep(self.moment - time.time())
-        yield TriggerEvent({"fired": time.time()})
+        yield TriggerEvent(1)
 
 
 class BareDeferrable(BaseOperator):
-    """Defers, and returns a value.
+    """Defers, and returns a number.
 
     :param wait: seconds from the deferral until it is resumed.
-    :param stamp: whether the value is the times of each stop, and not just a number.
     """
 
-    def __init__(self, *, wait: float, stamp: bool = False, **kwargs: Any) -> None:
+    def __init__(self, *, wait: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.wait, self.stamp = wait, stamp
+        self.wait = wait
 
     def execute(self, context: Any) -> None:
         """Defer."""
-        began = time.time()
-        self.defer(trigger=TimerTrigger(began + self.wait), method_name="execute_complete", kwargs={"began": began})
+        self.defer(trigger=TimerTrigger(time.time() + self.wait), method_name="execute_complete")
 
-    def execute_complete(self, context: Any, event: dict[str, Any], began: float) -> Any:
-        """Return a value."""
-        return {"began": began, **event, "resumed": time.time()} if self.stamp else 1
+    def execute_complete(self, context: Any, event: Any) -> int:
+        """Return a number."""
+        return 1

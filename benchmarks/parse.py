@@ -25,8 +25,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-# In place of this folder, where airflow.py would be taken for Airflow.
-sys.path[0] = str(Path(__file__).parents[1])
+if __name__ == "__main__":
+    sys.path.pop(0)  # this folder, where airflow.py would be taken for Airflow
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import bytecode
 from benchmarks.report import Target, finish, print_table, spread

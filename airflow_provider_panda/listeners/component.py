@@ -22,7 +22,7 @@ MODULES: Final = (
     "airflow_provider_panda.grid.panda",
     "anyio._backends._asyncio",  # what httpx has its sockets from
 )
-"""What a DAG file with ``@task.panda`` and a submission import; panda-client, which looks at the environment, is not."""
+"""What a DAG file with ``@task.panda`` and a submission import; but panda-client, which looks at the environment."""
 
 
 @hookimpl
