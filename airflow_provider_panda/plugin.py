@@ -9,11 +9,11 @@ from typing import Any
 
 from airflow.plugins_manager import AirflowPlugin
 
-from airflow_provider_panda.listeners import dag_run
+from airflow_provider_panda.listeners import component, dag_run
 
 
 class PandaPlugin(AirflowPlugin):
-    """Closes iDDS requests of DAG runs that have ended."""
+    """Closes iDDS requests of DAG runs that have ended, and imports ahead of forks."""
 
     name = "panda"
-    listeners: list[Any] = [dag_run]  # noqa: RUF012 - as Airflow declares it
+    listeners: list[Any] = [dag_run, component]  # noqa: RUF012 - as Airflow declares it

@@ -41,8 +41,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+if __name__ == "__main__":
+    sys.path.pop(0)  # this folder, where airflow.py would be taken for Airflow
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks.floors import bare_starts, broker_round_trips
 from benchmarks.no_op import no_op
 from benchmarks.report import Target, finish
 from demo.processes import environment
@@ -264,42 +267,6 @@ async def their_client(stack: Stack, folder: Path) -> AsyncIterator[Theirs]:
         await process.wait()
 
 
-def bare_starts(python: str, rounds: int) -> list[float]:
-    """Return the seconds that starts of an interpreter take."""
-    seconds = []
-    for _ in range(rounds):
-        began = time.time()
-        subprocess.run([python, "-c", "pass"], check=True)
-        seconds.append(time.time() - began)
-    return seconds
-
-
-def broker_round_trips(access: Access, rounds: int) -> list[float]:
-    """Return the seconds from a message's way out to the broker until it is back, on one connection."""
-    import queue
-
-    import stomp
-
-    came: queue.Queue[str] = queue.Queue()
-
-    class Listener(stomp.ConnectionListener):  # type: ignore[misc]
-        def on_message(self, frame: Any) -> None:
-            came.put(frame.body)
-
-    connection = stomp.Connection12([(access.broker_host, access.broker_port)])
-    connection.set_listener("benchmark", Listener())
-    connection.connect(access.services_login.name, access.services_login.passcode, wait=True)
-    connection.subscribe("/topic/benchmark", id="benchmark")
-    seconds = []
-    for number in range(rounds):
-        began = time.time()
-        connection.send("/topic/benchmark", str(number))
-        came.get(timeout=PATIENCE)
-        seconds.append(time.time() - began)
-    connection.disconnect()
-    return seconds
-
-
 @contextlib.contextmanager
 def airflow_home(access: Access) -> Iterator[None]:
     """Have Airflow in a folder of its own, with the stack's connections; before anything imports it."""
@@ -382,9 +349,13 @@ def main() -> int:
         os.environ["PATH"] = f"{node}{os.pathsep}{os.environ['PATH']}"
     with Stack() as stack, airflow_home(stack.access):
         set_up, stamps = asyncio.run(take_turns(stack, rounds))
+        login, count = stack.access.services_login, max(rounds, 5)
+        trips = broker_round_trips(
+            stack.access.broker_host, stack.access.broker_port, login.name, login.passcode, count
+        )
         floors = {
-            "floor of BEFORE: a bare start of the node's python3": bare_starts("python3", max(rounds, 5)),
-            "floor of AFTER: one message to the broker and back": broker_round_trips(stack.access, max(rounds, 5)),
+            "floor of BEFORE: a bare start of the node's python3": bare_starts("python3", count),
+            "floor of AFTER: one message to the broker and back": trips,
         }
     seconds = {
         who: {stage: [each.seconds()[stage] for each in stamps[who]] for stage in STAGES} for who in ("ours", "theirs")

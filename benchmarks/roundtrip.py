@@ -1,13 +1,21 @@
-"""Where the time of one function goes: the runner's start, the message's way home, and the rest.
+"""Where the time of one function goes: the runner's start, the message's way home, and each stop of a whole call.
 
-Compared within one run: the runner's start with a bare start of the same interpreter, and each stop of a whole call on
-the embedded grid with the others. Real ActiveMQ on loopback.
+Three parts, each compared within this run, on a real ActiveMQ:
+
+1. the runner's start, up to the function's first line, against a bare start of the same interpreter, in turns;
+2. the stops of a call without Airflow's processes: operator's steps, embedded grid without delays, trigger;
+3. a whole call in a real Airflow, from operator to XCom, against what nobody can save: a bare start of the interpreter,
+   one message to the broker and back, and what Airflow itself takes for a bare deferrable task (``one_call.py``, which
+   also says where the stamps come from).
+
+``provider_share_s`` is the whole call of part 3 less these floors and less the embedded grid's own delays.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import io
 import json
 import os
@@ -19,24 +27,29 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+if __name__ == "__main__":
+    sys.path.pop(0)  # this folder, where airflow.py would be taken for Airflow
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from airflow_provider_panda.grid.names import processing_type, task_name
 from airflow_provider_panda.grid.outcome import CallPolicy
-from airflow_provider_panda.grid.task import TaskSpec, instance_id, task_key
+from airflow_provider_panda.grid.task import TaskSpec, task_key
 from airflow_provider_panda.payload import bootstrap, envelope
 from airflow_provider_panda.payload.command import Environment, job_command
 from airflow_provider_panda.payload.delivery import user_secret
 from airflow_provider_panda.payload.package import build_archive
+from benchmarks import one_call
+from benchmarks.floors import bare_starts, broker_round_trips
+from benchmarks.installation import INSTANCE, SECRET, broker_endpoint, installed
+from benchmarks.report import Target, finish, print_table, spread
 from demo.grid import Grid
 from demo.processes import environment
 from tests.integration.payload.interpreters import find_interpreter
 from tests.stack.activemq import ActiveMQ
 
-SECRET = "benchmark-instance-secret"
-INSTANCE = instance_id(SECRET)
+TARGETS: Final = (Target(key="provider_share_s", limit=0.5),)
 
 PUBLISHER = """
 import json, sys, time
@@ -69,10 +82,9 @@ def median_ms(seconds: Sequence[float]) -> float:
     return round(statistics.median(seconds) * 1000, 2)
 
 
-def spread_ms(seconds: Sequence[float]) -> str:
-    """Return the middle half in milliseconds."""
-    low, _, high = statistics.quantiles(seconds, n=4)
-    return f"{low * 1000:.1f}-{high * 1000:.1f}"
+def in_ms(seconds: Sequence[float]) -> str:
+    """Return the median with the least and the most, in milliseconds."""
+    return spread([each * 1000 for each in seconds], digits=1)
 
 
 def runner_start(python: str, rounds: int) -> tuple[list[float], list[float]]:
@@ -194,19 +206,6 @@ async def whole_calls(grid: Grid, broker: ActiveMQ, rounds: int) -> dict[str, li
     return stops
 
 
-def broker_endpoint(broker: ActiveMQ) -> Any:
-    """Return the endpoint of the benchmark's broker."""
-    from airflow_provider_panda.broker.endpoint import BrokerEndpoint
-
-    return BrokerEndpoint(
-        addresses=((broker.host, broker.port),),
-        login=broker.subscriber.name,
-        passcode=broker.subscriber.passcode,
-        publisher_login=broker.publisher.name,
-        publisher_passcode=broker.publisher.passcode,
-    )
-
-
 def connections(grid: Grid, broker: ActiveMQ) -> dict[str, str]:
     """Return the environment variables of both connections."""
     stomp = {
@@ -223,51 +222,92 @@ def connections(grid: Grid, broker: ActiveMQ) -> dict[str, str]:
 
 def main() -> None:
     """Measure, print a table, and one JSON object."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=20, help="measurements of each kind (default: %(default)s)")
-    parser.add_argument("--calls", type=int, default=5, help="whole calls on the embedded grid (default: %(default)s)")
-    rounds, calls = parser.parse_args().rounds, parser.parse_args().calls
+    parser.add_argument("--calls", type=int, default=5, help="calls without Airflow (default: %(default)s)")
+    parser.add_argument("--airflow-calls", type=int, default=10, help="calls in Airflow (default: %(default)s)")
+    options = parser.parse_args()
 
-    rows: list[tuple[str, str, str]] = []
-    ratios: dict[str, float] = {}
-    for minor in range(9, 14):
-        version, python = f"3.{minor}", find_interpreter(minor)
-        if python is None:
-            print(f"Python {version} is not on this machine: skipped")
-            continue
-        bare, ours = runner_start(python, rounds)
-        # Ratio of medians: single starts swing on a shared machine.
-        ratios[version] = round(statistics.median(ours) / statistics.median(bare), 2)
-        rows.append((f"bare start of Python {version}", f"{median_ms(bare)}", spread_ms(bare)))
-        rows.append(
-            (f"runner's start to first line, {version} (x {ratios[version]})", f"{median_ms(ours)}", spread_ms(ours))
-        )
-
-    folder = Path(tempfile.mkdtemp(prefix="roundtrip-grid-"))
-    os.environ.update(AIRFLOW_HOME=str(folder / "airflow"), AIRFLOW__LOGGING__LOGGING_LEVEL="ERROR")
-    with ActiveMQ() as broker:
-        grid = Grid(folder / "grid", ["--slots", "1"])
-        try:
-            os.environ.update(connections(grid, broker))
-            returned, raised, stops = asyncio.run(measure(grid, broker, rounds, calls))
-        finally:
-            grid.stop()
-            shutil.rmtree(folder)
-    rows.append(("publish to trigger event, value", f"{median_ms(returned)}", spread_ms(returned)))
-    rows.append(("order to publish to trigger event, exception", f"{median_ms(raised)}", spread_ms(raised)))
-    rows += [(f"call: {stop}", f"{median_ms(seconds)}", spread_ms(seconds)) for stop, seconds in stops.items()]
-    width = max(len(row[0]) for row in rows)
-    print(f"{'':{width}}  median ms  middle half")
-    for name, middle, spread in rows:
-        print(f"{name:{width}}  {middle:>9}  {spread}")
-    result = {
+    rows: list[tuple[str, ...]] = []
+    starts = runner_starts(options.rounds)
+    for version, (bare, ours) in starts.items():
+        rows.append((f"bare start of Python {version}", in_ms(bare)))
+        rows.append((f"runner's start to first line, {version}", in_ms(ours)))
+    returned, raised, stops = without_airflow(options.rounds, options.calls)
+    rows.append(("publish to trigger event, value", in_ms(returned)))
+    rows.append(("order to publish to trigger event, exception", in_ms(raised)))
+    rows += [(f"call: {stop}", in_ms(seconds)) for stop, seconds in stops.items()]
+    print_table(("milliseconds", "median (least-most)"), rows)
+    print()
+    share = in_airflow(options.airflow_calls)
+    # Ratio of medians: single starts swing on a shared machine.
+    ratios = {
+        version: round(statistics.median(ours) / statistics.median(bare), 2) for version, (bare, ours) in starts.items()
+    }
+    figures = {
         "runner_start_ratio": max(ratios.values()),
         "runner_start_ratios": ratios,
         "publish_to_event_ms": median_ms(returned),
         "exception_to_event_ms": median_ms(raised),
         "stops_ms": {stop: median_ms(seconds) for stop, seconds in stops.items()},
     }
-    print(json.dumps(result))
+    finish({**figures, **share}, TARGETS)
+
+
+def runner_starts(rounds: int) -> dict[str, tuple[list[float], list[float]]]:
+    """Return the seconds of bare starts and of the runner's, by Python version."""
+    found = {}
+    for minor in range(9, 14):
+        python = find_interpreter(minor)
+        if python is None:
+            print(f"Python 3.{minor} is not on this machine: skipped")
+            continue
+        found[f"3.{minor}"] = runner_start(python, rounds)
+    return found
+
+
+def without_airflow(rounds: int, calls: int) -> tuple[list[float], list[float], dict[str, list[float]]]:
+    """Take the measurements of part 2, whose trigger runs in this process."""
+    folder = Path(tempfile.mkdtemp(prefix="roundtrip-grid-"))
+    os.environ.update(AIRFLOW_HOME=str(folder / "airflow"), AIRFLOW__LOGGING__LOGGING_LEVEL="ERROR")
+    try:
+        with ActiveMQ() as broker, contextlib.ExitStack() as stack:
+            grid = Grid(folder / "grid", ["--slots", "1"])
+            stack.callback(grid.stop)
+            os.environ.update(connections(grid, broker))
+            return asyncio.run(measure(grid, broker, rounds, calls))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def in_airflow(calls: int) -> dict[str, Any]:
+    """Take the measurements of part 3, print their table, and return their figures."""
+    with installed(one_call.dag_files(), grid_arguments=one_call.GRID_ARGUMENTS) as installation:
+        bare, ours = one_call.in_turns(installation, calls)
+        starts = bare_starts(one_call.NODE_PYTHON, calls)
+        broker = installation.broker
+        login = broker.subscriber
+        trips = broker_round_trips(broker.host, broker.port, login.name, login.passcode, calls)
+    floor = one_call.floors(bare, starts, trips)
+    share, provider = one_call.shares(ours, floor), one_call.provider_share(ours, floor)
+    whole = statistics.median(call.whole for call in ours)
+    rows = []
+    for stop in share:
+        seconds = [call.stops()[stop] for call in ours]
+        part = "" if stop == one_call.GRID else f"{share[stop] / whole:.0%}"
+        least = f"{floor[stop] * 1000:,.1f}" if stop in floor else ""
+        rows.append((stop, in_ms(seconds), least, f"{share[stop] * 1000:,.1f}", part))
+    rows.append(
+        ("whole call without the grid's delays", in_ms([call.whole for call in ours]),
+         f"{sum(floor.values()) * 1000:,.1f}", f"{provider * 1000:,.1f}", f"{provider / whole:.0%}")
+    )  # fmt: skip
+    print_table(("a call in Airflow, milliseconds", "median (least-most)", "floor", "ours", "of the whole"), rows)
+    return {
+        "provider_share_s": round(provider, 3),
+        "airflow_whole_s": round(whole, 3),
+        "airflow_floor_s": {stop: round(seconds, 4) for stop, seconds in floor.items()},
+        "airflow_shares_s": {stop: round(seconds, 4) for stop, seconds in share.items()},
+    }
 
 
 async def measure(

@@ -7,6 +7,7 @@ triggerer alike: total deadline, cap on answers, credentials of the endpoint, er
 from __future__ import annotations
 
 import asyncio
+import ssl
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -204,12 +205,13 @@ class Session:
         secure = url.startswith("https:")
         async with self._making:
             stamp = await asyncio.to_thread(tls_stamp, self.endpoint) if secure else None
-            if self._http is None or (secure and stamp != self._stamp):
-                self._identity = await asyncio.to_thread(identity_of, self.endpoint)
+            if self._http is None or (secure and (self._identity is None or stamp != self._stamp)):
+                # Reading CA certificates takes 40 ms, and nobody looks at them over http.
+                self._identity = await asyncio.to_thread(identity_of, self.endpoint) if secure else None
                 # trust_env off: no proxy, netrc or CA setting of the environment gets into a call. The client
                 # before, if any, ends with its calls in flight: httpx closes idle sockets when it is collected.
                 self._http = httpx.AsyncClient(
-                    verify=self._identity.context,
+                    verify=self._identity.context if self._identity else _trusting_nobody(),
                     trust_env=False,
                     follow_redirects=False,
                     timeout=self.endpoint.timeout,
@@ -230,6 +232,10 @@ class Session:
 
 def _too_large(url: str, limit: int) -> GridAnswerTooLargeError:
     return GridAnswerTooLargeError(f"The answer of {url} is larger than {limit} bytes. Ask for less at once", url=url)
+
+
+def _trusting_nobody() -> ssl.SSLContext:
+    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 def token_refused(status: int, body: bytes) -> bool:

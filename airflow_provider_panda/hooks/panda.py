@@ -302,16 +302,19 @@ class PandaHook(BaseHook):
     def __init__(self, panda_conn_id: str = default_conn_name, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.panda_conn_id = panda_conn_id
+        self._connection: PandaConnection | None = None
 
     def get_conn(self) -> PandaConnection:
-        """Return the connection, checked.
+        """Return the connection, checked; looked up once, for each look is a request to Airflow's API.
 
         :raises ConfigurationError: a field is missing or wrong.
         """
-        connection, extra = _read(look_up(self.panda_conn_id))
-        mask(_secrets(connection))
-        self._warn(connection, extra)
-        return connection
+        if self._connection is None:
+            connection, extra = _read(look_up(self.panda_conn_id))
+            mask(_secrets(connection))
+            self._warn(connection, extra)
+            self._connection = connection
+        return self._connection
 
     def grid(self) -> PandaGrid:
         """Return the tasks of this connection's identity on its server."""

@@ -18,7 +18,6 @@ from airflow_provider_panda.exceptions import ConfigurationError, PackagingError
 from airflow_provider_panda.grid.names import processing_type, task_name
 from airflow_provider_panda.grid.outcome import CallPolicy, OnJobError, WaitFor
 from airflow_provider_panda.grid.task import Resources, TaskSpec, task_key
-from airflow_provider_panda.hooks.delivery import archive_delivery
 from airflow_provider_panda.hooks.panda import PandaConnection, PandaHook
 from airflow_provider_panda.links import PandaTaskLink
 from airflow_provider_panda.operators import parameters, submission
@@ -28,10 +27,9 @@ from airflow_provider_panda.operators.homecoming import Reader, bring_home, chec
 from airflow_provider_panda.operators.way import Submission, Way, kill, way_of
 from airflow_provider_panda.payload import envelope
 from airflow_provider_panda.payload.command import Environment
-from airflow_provider_panda.payload.package import Archive, build_archive, check_function
+from airflow_provider_panda.payload.package import Archive, Delivery, build_archive, check_function
 from airflow_provider_panda.payload.xcom import to_xcom
 from airflow_provider_panda.triggers.event import FunctionEvent, Outcome
-from airflow_provider_panda.triggers.function import PandaFunctionTrigger
 from airflow_provider_panda.triggers.ids import TASK_KEY_KEY
 
 if TYPE_CHECKING:
@@ -169,12 +167,12 @@ class PandaFunctionOperator(BaseOperator):
             "%s: packed %s() as %s, %d job(s), %d bytes, by %s",
             key, archive.function, archive.name, archive.n_jobs, len(archive.content), archive.form,
         )  # fmt: skip
-        submission.end_earlier_try(context, hook, key)
+        earlier = submission.end_earlier_try(context, hook, key)
         submission.remember(context, TASK_KEY_KEY, key)
         hook.grid().upload(archive.name, archive.content)
         submitted = way.submit(spec)
         self._submitted = (hook, submitted)
-        submission.tell_submission(context, connection, key=key, submission=submitted)
+        submission.tell_submission(context, connection, key=key, submission=submitted, earlier=earlier)
         self.log.info("%s: submitted as %s (%s); waiting without a worker", key, submitted, submitted.task_name)
         self._submitted = None
         return self._defer(spec, submitted)
@@ -188,8 +186,15 @@ class PandaFunctionOperator(BaseOperator):
             serializer=self.serializer,
             include=self.include,
             value_format=self.value_format,
-            delivery=archive_delivery(connection, key) if connection.signing == "archive" else None,
+            delivery=self._delivery(connection, key),
         )
+
+    def _delivery(self, connection: PandaConnection, key: str) -> Delivery | None:
+        if connection.signing != "archive":
+            return None
+        from airflow_provider_panda.hooks.delivery import archive_delivery
+
+        return archive_delivery(connection, key)
 
     def _spec(
         self,
@@ -223,6 +228,8 @@ class PandaFunctionOperator(BaseOperator):
         )
 
     def _defer(self, spec: TaskSpec, submitted: Submission) -> NoReturn:
+        from airflow_provider_panda.triggers.function import PandaFunctionTrigger  # with the hub, and only here
+
         limit = self.deadline if self.deadline is not None else self.execution_timeout
         left = left_for_worker(self, resumed_by=PandaFunctionOperator) if configuration.end_in_triggerer() else "all"
         self.defer(

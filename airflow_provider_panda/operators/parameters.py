@@ -8,7 +8,6 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from airflow_provider_panda.exceptions import ConfigurationError
-from airflow_provider_panda.grid.idds.answers import ENDED, OPEN
 from airflow_provider_panda.grid.task import PHASES
 from airflow_provider_panda.payload.command import Environment
 
@@ -77,8 +76,8 @@ def task_states(name: str, value: str | Collection[str], *, terminal: bool = Fal
     return _states(name, value, known, "a PanDA task", ends=terminal)
 
 
-_REQUEST_STATES = (*sorted(ENDED), *sorted(OPEN), "ToCancel", "Cancelling", "ToSuspend", "Suspending", "ToResume")
-"""States of an iDDS request that are worth waiting for."""
+_COMMANDED = ("ToCancel", "Cancelling", "ToSuspend", "Suspending", "ToResume")
+"""States of an iDDS request that is being acted on."""
 
 
 def request_states(name: str, value: str | Collection[str], *, terminal: bool = False) -> tuple[str, ...]:
@@ -87,7 +86,10 @@ def request_states(name: str, value: str | Collection[str], *, terminal: bool = 
     :param terminal: whether they must be states in which a request ends.
     :raises ConfigurationError: one is none, or there are none.
     """
-    return _states(name, value, sorted(ENDED) if terminal else _REQUEST_STATES, "an iDDS request", ends=terminal)
+    from airflow_provider_panda.grid.idds.answers import ENDED, OPEN
+
+    known = sorted(ENDED) if terminal else [*sorted(ENDED), *sorted(OPEN), *_COMMANDED]
+    return _states(name, value, known, "an iDDS request", ends=terminal)
 
 
 def _states(name: str, value: str | Collection[str], known: Sequence[str], what: str, *, ends: bool) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from airflow_provider_panda.exceptions import GridError
@@ -33,19 +34,23 @@ def remember(context: Context, name: str, value: str | int) -> None:
         log.warning("could not write %s to the task state store: %s", name, error)
 
 
-def left_by_earlier_try(context: Context, key: str, *, id_key: str = TASK_ID_KEY) -> int | None:
+def left_by_earlier_try(context: Context, key: str, *, id_key: str) -> int | None:
     """Return the id that an earlier try of this task instance left in the task state store.
 
     :param key: key of this try.
     :param id_key: name under which the id is stored.
     """
-    store = context.get("task_state_store")
-    if store is None:
-        return None
-    earlier_key, earlier_id = store.get(TASK_KEY_KEY), store.get(id_key)
-    if not isinstance(earlier_id, int) or earlier_id == _NONE or earlier_key in (None, key):
-        return None
+    (earlier_id,) = _left(context, key, [id_key])
     return earlier_id
+
+
+def _left(context: Context, key: str, names: Sequence[str]) -> list[int | None]:
+    """Return the ids that an earlier try left under these names; each look is a request to Airflow's API."""
+    store = context.get("task_state_store")
+    if store is None or store.get(TASK_KEY_KEY) in (None, key):  # as in every first try
+        return [None for _ in names]
+    found = [store.get(name) for name in names]
+    return [value if isinstance(value, int) and value != _NONE else None for value in found]
 
 
 def tell_link(context: Context, connection: PandaConnection, task_id: int) -> None:
@@ -54,22 +59,39 @@ def tell_link(context: Context, connection: PandaConnection, task_id: int) -> No
         context["ti"].xcom_push(LINK_KEY, url)
 
 
-def tell_submission(context: Context, connection: PandaConnection, *, key: str, submission: Submission) -> None:
-    """Leave all ids of a task that was just taken, directly or through iDDS."""
+def tell_submission(
+    context: Context,
+    connection: PandaConnection,
+    *,
+    key: str,
+    submission: Submission,
+    earlier: Submission | None = None,
+) -> None:
+    """Leave all ids of a task that was just taken, directly or through iDDS.
+
+    :param key: key of this try.
+    :param submission: what was taken.
+    :param earlier: what an earlier try left in the task state store.
+    """
     context["ti"].xcom_push(TASK_KEY_KEY, key)
     if submission.task_id is not None:
         tell_link(context, connection, submission.task_id)
-    for name, value in (
-        (TASK_ID_KEY, submission.task_id),
-        (REQUEST_ID_KEY, submission.request_id),
-        (TRANSFORM_ID_KEY, submission.transform_id),
-    ):
+    left = {} if earlier is None else _ids(earlier)
+    for name, value in _ids(submission).items():
         if value is not None:
             remember(context, name, value)
             context["ti"].xcom_push(name, value)
-        elif (store := context.get("task_state_store")) is not None and store.get(name):
-            # An earlier try went the other way, and the store outlives it.
+        elif left.get(name) is not None:
+            # The earlier try went the other way, and the store outlives it.
             remember(context, name, _NONE)
+
+
+def _ids(submission: Submission) -> dict[str, int | None]:
+    return {
+        TASK_ID_KEY: submission.task_id,
+        REQUEST_ID_KEY: submission.request_id,
+        TRANSFORM_ID_KEY: submission.transform_id,
+    }
 
 
 def tell_late_id(context: Context, hook: PandaHook, connection: PandaConnection, submission: Submission) -> None:
@@ -93,24 +115,26 @@ def tell_late_id(context: Context, hook: PandaHook, connection: PandaConnection,
 
 def submission_of_earlier_try(context: Context, key: str) -> Submission | None:
     """Return what an earlier try of this task instance submitted, as far as it left its ids."""
-    task_id = left_by_earlier_try(context, key)
-    request_id = left_by_earlier_try(context, key, id_key=REQUEST_ID_KEY)
-    transform_id = left_by_earlier_try(context, key, id_key=TRANSFORM_ID_KEY)
+    task_id, request_id, transform_id = _left(context, key, [TASK_ID_KEY, REQUEST_ID_KEY, TRANSFORM_ID_KEY])
     if task_id is None and transform_id is None:
         return None
     return Submission(task_name="", task_id=task_id, request_id=request_id, transform_id=transform_id)
 
 
-def end_earlier_try(context: Context, hook: PandaHook, key: str) -> None:
-    """Kill what an earlier try of this task instance left, whichever way it went; this try has a key of its own."""
+def end_earlier_try(context: Context, hook: PandaHook, key: str) -> Submission | None:
+    """Kill what an earlier try of this task instance left, whichever way it went; this try has a key of its own.
+
+    :return: what it left, killed or not.
+    """
     earlier = submission_of_earlier_try(context, key)
     if earlier is None:
-        return
+        return None
     try:
         if way.kill(hook, earlier):
             log.info("%s: killed %s, which an earlier try left", key, earlier)
     except GridError as error:
         log.warning("%s: %s of an earlier try was not killed: %s", key, earlier, error)
+    return earlier
 
 
 def end_quietly(hook: PandaHook, submission: Submission, *, key: str) -> None:

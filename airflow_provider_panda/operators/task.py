@@ -199,7 +199,7 @@ class PandaTaskOperator(BaseOperator):
         except ConfigurationError as error:
             # The same try would end the same way: no retries.
             raise AirflowFailException(str(error)) from error
-        submission.end_earlier_try(context, hook, key)
+        earlier = submission.end_earlier_try(context, hook, key)
         submission.remember(context, TASK_KEY_KEY, key)
         if sandbox is not None:
             self.log.info("%s: packed %d file(s) as %s", key, len(sandbox.members), sandbox.name)
@@ -207,7 +207,7 @@ class PandaTaskOperator(BaseOperator):
         task_id = grid.submit_parameters(wanted, key=key)
         self._submitted = (grid, task_id)
         submitted = Submission(task_name=wanted["taskName"], task_id=task_id)
-        submission.tell_submission(context, connection, key=key, submission=submitted)
+        submission.tell_submission(context, connection, key=key, submission=submitted, earlier=earlier)
         context["ti"].xcom_push(OUTPUTS_KEY, output_datasets(wanted))
         self.log.info("%s: submitted as PanDA task %d (%s); waiting without a worker", key, task_id, wanted["taskName"])
         self._submitted = None

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from airflow_provider_panda import configuration
-from airflow_provider_panda.grid.idds.runs import DagRun, generation_of
 from airflow_provider_panda.grid.names import secret_name
 from airflow_provider_panda.grid.task import TaskSpec
 from airflow_provider_panda.hooks.panda import PandaConnection, PandaHook
@@ -96,6 +95,8 @@ class ThroughIdds:
 
     def submit(self, spec: TaskSpec) -> Submission:
         """Find or make the run's request, and add the task to it."""
+        from airflow_provider_panda.grid.idds.runs import DagRun, generation_of
+
         connection, ti = self._connection, self._context["ti"]
         run = DagRun(
             instance=configuration.instance(connection.instance_secret, conn_id=connection.conn_id),

@@ -122,3 +122,30 @@ def test_the_shortest_lived_certificate_of_a_file_counts(authority: Authority, t
     assert expected is not None
     assert (told.ends, told.subject) == (expected.ends, "CN=long")
     assert validity_of(tmp_path / "nowhere") is None
+
+
+def test_certificates_are_read_where_a_call_is_encrypted_and_not_before(panda: ScriptedPanda) -> None:
+    """It takes a task's process longer than all its calls."""
+    with scripted_panda() as plain:
+        plain.on("system/is_alive", envelope())
+        endpoint = PandaEndpoint(url=plain.url, cache_url=panda.url, ca_path="/no/such/file")
+        mine = PandaClient(endpoint)
+        assert mine.call("hello").success
+        with pytest.raises(GridAuthError, match="ca_path"):
+            mine.in_cache("there")
+
+
+def test_a_client_that_began_without_encryption_verifies_when_it_is_encrypted(
+    panda: ScriptedPanda, authority: Authority
+) -> None:
+    panda.on("/cache/there", envelope())
+    with scripted_panda() as plain:
+        plain.on("system/is_alive", envelope())
+        for ca_path, trusted in ((str(authority.ca_file), True), (None, False)):
+            mine = PandaClient(PandaEndpoint(url=plain.url, cache_url=panda.url, ca_path=ca_path))
+            assert mine.call("hello").success
+            if trusted:
+                assert mine.in_cache("there")
+            else:
+                with pytest.raises(GridUnreachableError, match="not trusted"):
+                    mine.in_cache("there")

@@ -197,6 +197,17 @@ def test_from_an_airflow_connection(panda: ScriptedPanda, monkeypatch: pytest.Mo
     assert panda.seen[-1].headers["Authorization"] == "Bearer sesame"
 
 
+def test_a_hook_looks_its_connection_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each look-up is a request to Airflow's API, and both grids of iDDS ask for the connection again."""
+    looks: list[str] = []
+    row = SimpleNamespace(conn_id="c", host=HOST, schema=None, port=None, password=None, extra='{"auth": "none"}')
+    monkeypatch.setattr("airflow_provider_panda.hooks.panda.look_up", lambda conn_id: looks.append(conn_id) or row)
+    hook = PandaHook("c")
+    assert hook.get_conn() is hook.get_conn()
+    assert hook.grid().endpoint == hook.get_conn().endpoint
+    assert looks == ["c"]
+
+
 async def test_from_a_trigger(panda: ScriptedPanda, monkeypatch: pytest.MonkeyPatch) -> None:
     connect(monkeypatch, host=panda.url, extra={"queue": "Q"})
     connection = await PandaHook.aget("panda_test")

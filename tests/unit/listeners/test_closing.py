@@ -15,7 +15,7 @@ from airflow_provider_panda import configuration
 from airflow_provider_panda.exceptions import ConfigurationError, GridUnreachableError
 from airflow_provider_panda.grid.idds.runs import DagRun, RunClosing
 from airflow_provider_panda.hooks.panda import PandaHook
-from airflow_provider_panda.listeners import closing, dag_run
+from airflow_provider_panda.listeners import closing, component, dag_run
 from airflow_provider_panda.listeners.closing import Closer
 from airflow_provider_panda.plugin import PandaPlugin
 
@@ -204,7 +204,7 @@ def test_the_listener_never_raises(
 def test_airflow_finds_the_listener() -> None:
     from airflow.listeners.listener import get_listener_manager
 
-    assert PandaPlugin.listeners == [dag_run]
+    assert PandaPlugin.listeners == [dag_run, component]
     manager = get_listener_manager()
     manager.add_listener(dag_run)
     try:

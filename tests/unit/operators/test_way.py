@@ -195,11 +195,24 @@ def test_all_ids_are_left(context: Any) -> None:
 def test_ids_of_an_earlier_way_do_not_stay(context: Any) -> None:
     """The store outlives a try, and the connection may be edited between two."""
     store = context["task_state_store"]
-    submission.tell_submission(context, connection("idds"), key=KEY, submission=THROUGH)
-    submission.tell_submission(context, connection("panda"), key=KEY, submission=Submission(task_name="n", task_id=5))
-    assert context["ti"].xcoms[TASK_ID_KEY] == store[TASK_ID_KEY] == 5
+    submission.tell_submission(context, connection("idds"), key=EARLIER, submission=THROUGH)
     store[TASK_KEY_KEY] = EARLIER
+    hook: Any = Hook()
+    earlier = submission.end_earlier_try(context, hook, KEY)
+    taken = Submission(task_name="n", task_id=5)
+    submission.tell_submission(context, connection("panda"), key=KEY, submission=taken, earlier=earlier)
+    assert context["ti"].xcoms[TASK_ID_KEY] == store[TASK_ID_KEY] == 5
     assert submission.submission_of_earlier_try(context, KEY) == Submission(task_name="", task_id=5)
+
+
+def test_a_first_try_looks_once_into_the_store(context: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each look is a request to Airflow's API."""
+    looks: list[str] = []
+    monkeypatch.setattr(Store, "get", lambda self, name: looks.append(name))
+    hook: Any = Hook()
+    earlier = submission.end_earlier_try(context, hook, KEY)
+    submission.tell_submission(context, connection("panda"), key=KEY, submission=THROUGH, earlier=earlier)
+    assert looks == [TASK_KEY_KEY]
 
 
 @pytest.mark.parametrize(
