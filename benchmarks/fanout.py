@@ -27,6 +27,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+if __name__ == "__main__":
+    sys.path.pop(0)  # this folder, where airflow.py would be taken for Airflow
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import httpx

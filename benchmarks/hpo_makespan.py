@@ -31,6 +31,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+if __name__ == "__main__":
+    sys.path.pop(0)  # this folder, where airflow.py would be taken for Airflow
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from airflow_provider_panda.local.options import GridOptions

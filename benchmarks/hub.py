@@ -29,6 +29,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+if __name__ == "__main__":
+    sys.path.pop(0)  # this folder, where airflow.py would be taken for Airflow
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.hub_turns import Bench, Lateness, Memory, Turn, Waiting, Way, idds_waiting, running_bench

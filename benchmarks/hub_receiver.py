@@ -24,6 +24,8 @@ from typing import Any, Final
 import psutil
 import stomp
 
+if __name__ == "__main__":
+    sys.path.pop(0)  # this folder, where airflow.py would be taken for Airflow
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from airflow_provider_panda.broker.endpoint import BrokerEndpoint

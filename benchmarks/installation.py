@@ -65,7 +65,7 @@ def installed(
     :param settings: further environment variables for Airflow's processes.
     """
     with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(_folder()))
+        folder = Path(stack.enter_context(benchmark_folder()))
         dags = folder / "dags"
         dags.mkdir()
         for name, text in dag_files.items():
@@ -84,7 +84,7 @@ def installed(
 
 
 @contextlib.contextmanager
-def _folder() -> Iterator[str]:
+def benchmark_folder() -> Iterator[str]:
     """Make a folder; SIGTERM ends the benchmark as Ctrl-C does, with everything it started."""
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     folder = tempfile.mkdtemp(prefix="benchmark-")

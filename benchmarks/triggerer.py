@@ -18,12 +18,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
-import shutil
 import sqlite3
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -31,10 +28,13 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any, Final
 
+if __name__ == "__main__":
+    sys.path.pop(0)  # this folder, where airflow.py would be taken for Airflow
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from airflow_provider_panda.grid.task import instance_id
 from airflow_provider_panda.payload import envelope
+from benchmarks.installation import benchmark_folder
 from benchmarks.report import Target, finish, print_table
 from demo.airflow import Airflow
 from tests.stack.activemq import ActiveMQ, missing
@@ -323,21 +323,14 @@ def main() -> int:
     if (reason := missing()) is not None:
         print(reason, file=sys.stderr)
         return 1
-    folder = Path(tempfile.mkdtemp(prefix="triggerer-"))
-    os.environ["AIRFLOW_HOME"] = str(folder / "none")  # for what is imported here
-    try:
-        with running(folder) as (triggerers, stand_in, broker):
-            idle = [
-                measure_idle(triggerers, stand_in, tasks, given.seconds, given.settle) for tasks in sorted(given.tasks)
-            ]
-            (ours,) = [each for each in triggerers if each.kind == "ours"]
-            blocked, cpu = ours.blocked(), ours.cpu()
-            published = publish_results(broker, ours.keys)
-            resumed = published + ours.wait_until_none_waits()
-            ended = {"states": ours.states(), "values": ours.values(), "blocked": ours.blocked() - blocked}
-            ended["cpu"] = ours.cpu() - cpu
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with benchmark_folder() as folder, running(Path(folder)) as (triggerers, stand_in, broker):
+        idle = [measure_idle(triggerers, stand_in, tasks, given.seconds, given.settle) for tasks in sorted(given.tasks)]
+        (ours,) = [each for each in triggerers if each.kind == "ours"]
+        blocked, cpu = ours.blocked(), ours.cpu()
+        published = publish_results(broker, ours.keys)
+        resumed = published + ours.wait_until_none_waits()
+        ended = {"states": ours.states(), "values": ours.values(), "blocked": ours.blocked() - blocked}
+        ended["cpu"] = ours.cpu() - cpu
     show(idle, len(ours.keys), resumed, published, ended)
     wrong = ended["values"] != len(ours.keys)
     if wrong:

@@ -129,5 +129,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    sys.path.pop(0)  # this folder, where airflow.py would be taken for Airflow
     sys.path.insert(0, str(Path(__file__).parents[1]))
     main()

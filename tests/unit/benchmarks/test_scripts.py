@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
-SCRIPTS = [file for file in sorted(BENCHMARKS.glob("*.py")) if "sys.path.insert" in file.read_text()]
+SCRIPTS = [
+    file for file in sorted(BENCHMARKS.glob("*.py")) if "sys.path.insert(0, str(Path(__file__)" in file.read_text()
+]
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda file: file.stem)

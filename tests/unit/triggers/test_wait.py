@@ -302,7 +302,8 @@ async def test_many_small_values_wait_until_panda_has_recorded_them_too(monkeypa
     """For an event they are too many bytes, and nobody keeps them: the operator reads PanDA's record."""
     idds = Idds(request(transform("Transforming", task_id=TASK)))
     idds.stored = [report(job, "x" * 50) for job in range(2000)]
-    panda = Panda(task("running"), task("running"), task("running", finished=1999), task("running", finished=2000))
+    some, most = [task("running", finished=1)] * 2, [task("running", finished=1999)] * 8
+    panda = Panda(*some, *most, task("running", finished=2000))
     waited: list[float] = []
     sleep = asyncio.sleep
 
@@ -319,7 +320,7 @@ async def test_many_small_values_wait_until_panda_has_recorded_them_too(monkeypa
 
 
 async def test_reading_the_record_stops_when_everything_is_known() -> None:
-    panda = Panda(task("running"), records=mapped(3))
+    panda = Panda(task("running", finished=3), records=mapped(3))
     panda.records.append(record(panda_id=9, job=0, attempt=2, report=report(0, "late")))
     wait = waiting(Idds(), panda, awaited(3, task_id=TASK))
     event = await over(wait)
