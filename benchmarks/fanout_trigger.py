@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 import tracemalloc
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Container, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -77,7 +77,9 @@ class MadeUpPanda:
         """Return the one task's status."""
         return self._status()
 
-    async def record_batches(self, task_id: int) -> AsyncIterator[list[JobRecord]]:
+    async def record_batches(
+        self, task_id: int, *, without: Container[int] = frozenset()
+    ) -> AsyncIterator[list[JobRecord]]:
         """Yield no record: messages are what is measured."""
         for nothing in ():
             yield nothing

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Container, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, TypeVar
 from urllib.parse import urlencode
@@ -99,10 +99,16 @@ class AsyncPandaClient:
             "task/get_detailed_info", {"task_id": task_id}, lambda answer: answers.one_task(answer, task_id)
         )
 
-    async def record_batches(self, task_id: int) -> AsyncIterator[list[JobRecord]]:
-        """Yield the jobs of a task, all attempts, with the reports of finished ones: never all of them at once."""
+    async def record_batches(
+        self, task_id: int, *, without: Container[int] = frozenset()
+    ) -> AsyncIterator[list[JobRecord]]:
+        """Yield the jobs of a task, all attempts, with the reports of finished ones: never all of them at once.
+
+        :param task_id: jediTaskID.
+        :param without: PandaIDs that are not asked for.
+        """
         panda_ids = await self._get("task/get_job_ids", {"task_id": task_id}, answers.job_ids)
-        for batch in batches(panda_ids, JOBS_AT_ONCE):
+        for batch in batches([panda_id for panda_id in panda_ids if panda_id not in without], JOBS_AT_ONCE):
             yield await self._described(batch)
 
     async def job_records(self, task_id: int) -> list[JobRecord]:

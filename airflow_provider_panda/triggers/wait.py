@@ -21,7 +21,7 @@ from airflow_provider_panda.exceptions import BrokerError, GridError, TaskNotFou
 from airflow_provider_panda.grid.board import Registration
 from airflow_provider_panda.grid.idds.answers import RequestStatus, TransformStatus
 from airflow_provider_panda.grid.idds.runs import without_reason
-from airflow_provider_panda.grid.outcome import CallPolicy, Tally, Verdict
+from airflow_provider_panda.grid.outcome import GONE, CallPolicy, Tally, Verdict
 from airflow_provider_panda.grid.panda import JOBS_AT_ONCE, batches
 from airflow_provider_panda.grid.reports import verified_messages, verified_results
 from airflow_provider_panda.grid.task import JobRecord, Phase, TaskStatus
@@ -104,6 +104,8 @@ class Wait:
         # Until iDDS tells the task, no count says what was missed; afterwards the board's first look does.
         self.reconcile_wanted = awaited.task_id is None
         self.read_after_end = 0
+        self.read: set[int] = set()
+        """PandaIDs of whose record nothing new will come: it has a report, or ended without."""
         self._on_task_id = on_task_id
         self._registration: Registration | None = None
         self._board = contextlib.ExitStack()
@@ -277,12 +279,13 @@ class Wait:
         try:
             self._note(await self.shared.client.status(self.task_id))
             ended = self._ended()
-            async for records in self.shared.client.record_batches(self.task_id):
+            async for records in self.shared.client.record_batches(self.task_id, without=self.read):
                 # Verifying reports takes longer than the loop may be held, and all at once are too large to be held.
                 for result in await asyncio.to_thread(self._verified, records):
                     self.tally.add(result)
                 for record in records:
                     self.tally.add_record(record)
+                self.read |= {each.panda_id for each in records if each.report is not None or each.status in GONE}
                 if self._verdict() is not Verdict.WAIT:
                     return
         except TaskNotFoundError:

@@ -324,7 +324,7 @@ async def test_what_idds_stored_is_read_back(connected: Stack, monkeypatch: pyte
     transform_id = trigger.awaited.transform_id
     await until(lambda: client.messages(request_id, transform_id=transform_id, internal_id=key) or None)
 
-    async def no_records(*_: Any) -> AsyncIterator[Any]:
+    async def no_records(*_: Any, **__: Any) -> AsyncIterator[Any]:
         raise GridRefusedError("PanDA keeps no job descriptions today")
         yield
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Container, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -108,8 +108,10 @@ class Panda:
         assert task_id == TASK
         return self._next()
 
-    async def record_batches(self, task_id: int) -> AsyncIterator[list[JobRecord]]:
-        for record in list(self.records):
+    async def record_batches(
+        self, task_id: int, *, without: Container[int] = frozenset()
+    ) -> AsyncIterator[list[JobRecord]]:
+        for record in [each for each in self.records if each.panda_id not in without]:
             self.read += 1
             yield [record]
 

@@ -326,3 +326,19 @@ async def test_reading_the_record_stops_when_everything_is_known() -> None:
     event = await over(wait)
     assert event.results == [{"job": job, "payload": 1} for job in range(3)]
     assert panda.read == 3
+
+
+async def test_a_record_that_will_not_change_is_read_once() -> None:
+    """A job that PanDA counts and whose report it does not have yet must not have thousands of others read again."""
+    panda = Panda(task("running", finished=3), records=mapped(3))
+    late = panda.records.pop()
+    panda.records.append(record(panda_id=late.panda_id, job=late.job))  # finished, and its report is not there yet
+    wait = waiting(Idds(), panda, awaited(3, task_id=TASK))
+    waited = asyncio.create_task(over(wait))
+    async with asyncio.timeout(PATIENCE):
+        while panda.read < 5:
+            await asyncio.sleep(0.01)
+    assert wait.read == {each.panda_id for each in panda.records[:2]}
+    panda.records[-1] = late
+    event = await waited
+    assert event.results == [{"job": job, "payload": 1} for job in range(3)]
