@@ -277,7 +277,7 @@ def rows(runs: dict[str, list[Run]]) -> Iterator[tuple[str, ...]]:
 def main() -> None:
     """Measure, print a table, and one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=2, help="runs of each DAG (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="runs of each DAG (default: %(default)s)")
     parser.add_argument("--tasks", type=int, default=60, help="tasks of each DAG (default: %(default)s)")
     parser.add_argument(
         "--wait", type=float, default=6.0, metavar="SECONDS", help="time that each task waits (default: %(default)s)"
