@@ -6,11 +6,15 @@ import datetime
 from typing import Any
 
 import pytest
+from airflow.providers.common.compat.sdk import TaskDeferred
 from airflow.sdk import DAG, Asset, task
 from airflow.sdk.execution_time import xcom
 
+from airflow_provider_panda import configuration
+from airflow_provider_panda.grid.task import TaskSpec
 from airflow_provider_panda.operators.ending import left_for_worker
 from airflow_provider_panda.operators.function import PandaFunctionOperator
+from airflow_provider_panda.operators.way import Submission
 
 
 @pytest.fixture(autouse=True)
@@ -36,6 +40,11 @@ def reason(kind: type[PandaFunctionOperator] = PandaFunctionOperator, **argument
 def test_a_plain_call_leaves_nothing() -> None:
     assert reason() is None
     assert reason(retries=3, on_failure_callback=print, trigger_rule="all_done", map_over="x") is None
+
+
+def test_an_operator_without_a_dag_has_nothing_mapped_over_it() -> None:
+    alone = PandaFunctionOperator(task_id="t", python_callable=double, op_kwargs={"x": 1})
+    assert left_for_worker(alone, resumed_by=PandaFunctionOperator) is None
 
 
 @pytest.mark.parametrize(
@@ -108,3 +117,30 @@ def test_a_listener_of_successes_gets_a_worker() -> None:
     finally:
         manager.pm.unregister(listener)
     assert reason() is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "allowed", "returns"),
+    [
+        ({}, True, "value"),
+        ({"map_over": "x"}, True, "list"),
+        ({"outlets": [Asset("a")]}, True, None),
+        ({}, False, None),
+    ],
+)
+def test_the_trigger_is_told_what_it_may_do(
+    monkeypatch: pytest.MonkeyPatch, arguments: dict[str, Any], allowed: bool, returns: str | None
+) -> None:
+    monkeypatch.setattr(configuration, "end_in_triggerer", lambda: allowed)
+    with DAG("d", schedule=None, start_date=datetime.datetime(2026, 1, 1)):
+        operator = PandaFunctionOperator(task_id="t", python_callable=double, op_kwargs={"x": [1]}, **arguments)
+    spec = TaskSpec(key="afabcd", name="n", n_jobs=1, command="c", archive_name="a", processing_type="p")
+    with pytest.raises(TaskDeferred) as deferred:
+        operator._defer(spec, Submission(task_name="n", task_id=1))
+    assert deferred.value.trigger.returns == returns
+
+
+def test_ending_in_the_triggerer_is_an_option_of_airflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert configuration.end_in_triggerer() is True
+    monkeypatch.setenv("AIRFLOW__PANDA__END_IN_TRIGGERER", "False")
+    assert configuration.end_in_triggerer() is False
