@@ -42,7 +42,7 @@ def _reasons(operator: PandaFunctionOperator, resumed_by: type[PandaFunctionOper
         yield "it has callbacks"
     if _has_hooks(operator):
         yield "it has execution hooks"
-    if operator.has_dag() and next(operator.iter_mapped_dependants(), None) is not None:
+    if given.has_dag() and next(given.iter_mapped_dependants(), None) is not None:
         yield "tasks are mapped over its value"
     yield from _reasons_of_airflow()
 
