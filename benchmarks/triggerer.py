@@ -24,6 +24,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any, Final
@@ -54,6 +55,7 @@ TARGETS: Final = (
     Target(key="idle_cpu_ratio", limit=1.3),
     Target(key="requests_per_task_minute", limit=0.01),
     Target(key="blocked_warnings", limit=0),
+    Target(key="heartbeat_age_s", limit=30),  # [triggerer] triggerer_health_check_threshold
 )
 BLOCKED: Final = "async thread was blocked"
 
@@ -167,13 +169,18 @@ class Triggerer:
         with contextlib.closing(sqlite3.connect(f"file:{self.airflow.home / 'airflow.db'}?mode=ro", uri=True)) as base:
             return base.execute(text).fetchall()
 
-    def wait_until_none_waits(self) -> float:
-        """Wait until no row is deferred, and return the seconds that took."""
-        began = time.monotonic()
+    def wait_until_none_waits(self) -> tuple[float, float]:
+        """Wait until no row is deferred, and return the seconds that took, and the oldest heart-beat of that time."""
+        began, oldest = time.monotonic(), 0.0
         while waiting := self.states().get("deferred", 0):
             self._check(began, f"{waiting} still wait")
+            oldest = max(oldest, self._heartbeat_age())
             time.sleep(0.5)
-        return time.monotonic() - began
+        return time.monotonic() - began, oldest
+
+    def _heartbeat_age(self) -> float:
+        ((text,),) = self._query("select max(latest_heartbeat) from job where job_type = 'TriggererJob'")
+        return (datetime.now(UTC) - datetime.fromisoformat(text).replace(tzinfo=UTC)).total_seconds()
 
     def _check(self, began: float, what: str) -> None:
         process = self.airflow.processes["triggerer"]
@@ -328,9 +335,10 @@ def main() -> int:
         (ours,) = [each for each in triggerers if each.kind == "ours"]
         blocked, cpu = ours.blocked(), ours.cpu()
         published = publish_results(broker, ours.keys)
-        resumed = published + ours.wait_until_none_waits()
+        seconds, heartbeat_age = ours.wait_until_none_waits()
+        resumed = published + seconds
         ended = {"states": ours.states(), "values": ours.values(), "blocked": ours.blocked() - blocked}
-        ended["cpu"] = ours.cpu() - cpu
+        ended |= {"cpu": ours.cpu() - cpu, "heartbeat_age": heartbeat_age}
     show(idle, len(ours.keys), resumed, published, ended)
     wrong = ended["values"] != len(ours.keys)
     if wrong:
@@ -363,6 +371,7 @@ def show(idle: Sequence[Idle], tasks: int, resumed: float, published: float, end
             ("publishing, s", f"{published:.1f}"),
             ("until none is deferred, s", f"{resumed:.1f}"),
             ("CPU of the triggerer, s", f"{ended['cpu']:.1f}"),
+            ("oldest heart-beat meanwhile, s", f"{ended['heartbeat_age']:.1f}"),
             ("blocked-loop warnings", ended["blocked"]),
             ("states", ended["states"]),
             ("right values", f"{ended['values']:,}"),
@@ -381,6 +390,7 @@ def show(idle: Sequence[Idle], tasks: int, resumed: float, published: float, end
         },
         "memory_mb": {kind: {each.tasks: round(each.memory_mb[kind]) for each in idle} for kind in ("bare", "ours")},
         "start_requests": {each.tasks: each.start_requests for each in idle},
+        "heartbeat_age_s": round(ended["heartbeat_age"], 1),
         "resume_s": round(resumed, 1),
         "resumed_per_s": round(tasks / resumed, 1),
     }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -17,6 +16,7 @@ from airflow_provider_panda.grid.retry import passes_by_itself
 from airflow_provider_panda.triggers.connections import SharedConnection, shared_connection
 from airflow_provider_panda.triggers.ending import Returns, leave_return_value, plain_values
 from airflow_provider_panda.triggers.event import FunctionEvent
+from airflow_provider_panda.triggers.firing import settled, turn_to_fire
 from airflow_provider_panda.triggers.ids import TASK_KEY_KEY, tell_task_id
 from airflow_provider_panda.triggers.kill import kill_unless_still_waited_for
 from airflow_provider_panda.triggers.wait import Awaited, Wait
@@ -99,12 +99,11 @@ class PandaFunctionTrigger(BaseTrigger):
             event.n_failures,
             event.status or "none yet",
         )
+        await turn_to_fire()
         if await self._ended(event):
             yield TaskSuccessEvent()
             return
-        if self.not_before is not None:
-            # The scheduler tells nobody that it has heard of the deferral; time is all there is to wait for.
-            await asyncio.sleep(self.not_before - time.time())
+        await settled(self.not_before)
         yield TriggerEvent(event.to_json())
 
     async def _ended(self, event: FunctionEvent) -> bool:

@@ -17,6 +17,7 @@ from airflow_provider_panda.grid.idds.answers import RequestStatus, TransformSta
 from airflow_provider_panda.grid.idds.end import end_request
 from airflow_provider_panda.triggers.connections import SharedConnection, request_board, shared_connection
 from airflow_provider_panda.triggers.event import Outcome
+from airflow_provider_panda.triggers.firing import settled, turn_to_fire
 from airflow_provider_panda.triggers.kill import kill_unless_still_waited_for
 
 WORKFLOW_REQUEST_KEY: Final = "idds_workflow_request_id"
@@ -150,9 +151,8 @@ class IddsRequestTrigger(BaseTrigger):
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, and fire once."""
         event = await _Wait(self, await shared_connection(self.panda_conn_id)).until_over()
-        if self.not_before is not None:
-            # The scheduler tells nobody that it has heard of the deferral; time is all there is to wait for.
-            await asyncio.sleep(self.not_before - time.time())
+        await settled(self.not_before)
+        await turn_to_fire()
         yield TriggerEvent(event.to_json())
 
     async def on_kill(self) -> None:
