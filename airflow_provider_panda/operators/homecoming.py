@@ -64,11 +64,6 @@ def bring_home(came: FunctionEvent, reader: Reader, grid: PandaGrid) -> list[Any
     return [home.values[job] if job in home.values else home.failure(job) for job in range(came.n_jobs)]
 
 
-def collect_values(came: FunctionEvent, reader: Reader, grid: PandaGrid) -> dict[int, Any]:
-    """Return the decoded values by job, without failures; see :func:`bring_home`."""
-    return _home(came, reader, grid).values
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Home:
     """What came home of the jobs of a task.

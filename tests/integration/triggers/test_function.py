@@ -21,11 +21,12 @@ from airflow_provider_panda.grid.panda import PandaGrid
 from airflow_provider_panda.grid.task import Resources, TaskSpec, instance_id, task_key
 from airflow_provider_panda.hooks.panda import PandaHook
 from airflow_provider_panda.hooks.stomp import StompHook
-from airflow_provider_panda.operators.homecoming import Reader, check_min_success, collect_values, error_of
+from airflow_provider_panda.operators.homecoming import Reader, bring_home, check_min_success, error_of
 from airflow_provider_panda.payload import envelope
 from airflow_provider_panda.payload.command import Environment, job_command
 from airflow_provider_panda.payload.delivery import user_secret
 from airflow_provider_panda.payload.package import Delivery, build_archive
+from airflow_provider_panda.payload.result import JobFailure
 from airflow_provider_panda.triggers import wait
 from airflow_provider_panda.triggers.event import FunctionEvent, Outcome
 from airflow_provider_panda.triggers.function import PandaFunctionTrigger
@@ -94,7 +95,8 @@ class Bench:
             allow_pickle=False,
             result_store=None,
         )
-        return collect_values(event, reader, self.panda)
+        home = enumerate(bring_home(event, reader, self.panda))
+        return {job: value for job, value in home if not isinstance(value, JobFailure)}
 
 
 async def fired(trigger: PandaFunctionTrigger) -> FunctionEvent:
