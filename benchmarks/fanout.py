@@ -361,12 +361,11 @@ def print_heard(heard: Sequence[Any]) -> None:
     print()
 
 
-def expand(folder: Path, broker: ActiveMQ, count: int) -> dict[str, Any]:
+def expand(count: int) -> dict[str, Any]:
     """Measure the same jobs by ``map_over`` and by ``.expand``; print it, and return the figures."""
     from benchmarks.fanout_expand import ways
 
-    folder.mkdir()
-    seconds = ways(folder, broker, count)
+    seconds = ways(count)
     print(f"A REAL AIRFLOW, {count} jobs that run on the embedded grid, both DAG runs from their start to their end")
     print_table(("way", "s", "s a job"), [(way, f"{took:.1f}", f"{took / count:.2f}") for way, took in seconds.items()])
     print()
@@ -404,8 +403,8 @@ def main() -> None:
         figures |= {**sent_figures(sent), "describe_ms_per_job": round(described, 2)}
         with ActiveMQ() as broker:
             figures |= wait_and_resume(given.jobs, given.rounds, broker)
-            if not given.no_expand:
-                figures |= expand(folder / "expand", broker, given.expand)
+        if not given.no_expand:
+            figures |= expand(given.expand)
     finally:
         end_children()
         shutil.rmtree(folder, ignore_errors=True)
