@@ -5,7 +5,6 @@ from __future__ import annotations
 from airflow.providers.common.compat.sdk import conf
 
 from airflow_provider_panda.exceptions import ConfigurationError
-from airflow_provider_panda.grid.task import instance_id
 
 SECTION = "panda"
 
@@ -36,6 +35,8 @@ def instance(instance_secret: str | None, *, conn_id: str) -> str:
             "it is empty, so results could not be verified",
             f"Run `airflow panda setup {conn_id}`",
         )
+    from airflow_provider_panda.grid.task import instance_id
+
     return instance_id(instance_secret)
 
 

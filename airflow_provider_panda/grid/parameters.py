@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from airflow_provider_panda.grid.task import Resources, TaskSpec
+if TYPE_CHECKING:
+    from airflow_provider_panda.grid.task import Resources, TaskSpec
 
 TRANSFORM_URL: Final = "https://storage.googleapis.com/drp-us-central1-containers/bash-c-enc"
 """Transform that decodes and runs a shell line; pilots accept few URL bases, this one among them."""

@@ -16,20 +16,16 @@ from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperat
 from airflow_provider_panda import configuration
 from airflow_provider_panda.exceptions import ConfigurationError, PackagingError
 from airflow_provider_panda.grid.names import processing_type, task_name
-from airflow_provider_panda.grid.outcome import CallPolicy, OnJobError, WaitFor
-from airflow_provider_panda.grid.task import Resources, TaskSpec, task_key
 from airflow_provider_panda.hooks.panda import PandaConnection, PandaHook
 from airflow_provider_panda.links import PandaTaskLink
 from airflow_provider_panda.operators import parameters, submission
 from airflow_provider_panda.operators.call import Call, bind_call, check_context_free, map_over_names
 from airflow_provider_panda.operators.ending import left_for_worker
-from airflow_provider_panda.operators.homecoming import Reader, bring_home, check_min_success, error_of
 from airflow_provider_panda.operators.way import Submission, Way, kill, way_of
 from airflow_provider_panda.payload import envelope
 from airflow_provider_panda.payload.command import Environment
 from airflow_provider_panda.payload.package import Archive, Delivery, build_archive, check_function
 from airflow_provider_panda.payload.xcom import to_xcom
-from airflow_provider_panda.triggers.event import FunctionEvent, Outcome
 from airflow_provider_panda.triggers.ids import TASK_KEY_KEY
 
 if TYPE_CHECKING:
@@ -37,6 +33,10 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from airflow.providers.common.compat.sdk import Context
+
+    from airflow_provider_panda.grid.outcome import CallPolicy, OnJobError, WaitFor
+    from airflow_provider_panda.grid.task import TaskSpec
+    from airflow_provider_panda.triggers.event import FunctionEvent
 
 
 class PandaFunctionOperator(BaseOperator):
@@ -148,6 +148,8 @@ class PandaFunctionOperator(BaseOperator):
 
     def execute(self, context: Context) -> Any:
         """Pack, submit and defer; returns at once only for a mapped call of no elements."""
+        from airflow_provider_panda.grid.task import task_key
+
         try:
             call = bind_call(self.python_callable, self.op_args, self.op_kwargs, self.map_over)
             if call.per_job is not None and not call.per_job:
@@ -205,6 +207,8 @@ class PandaFunctionOperator(BaseOperator):
         context: Context,
         way: Way,
     ) -> TaskSpec:
+        from airflow_provider_panda.grid.task import Resources, TaskSpec
+
         ti = context["ti"]
         return TaskSpec(
             key=key,
@@ -250,6 +254,8 @@ class PandaFunctionOperator(BaseOperator):
         )
 
     def _policy(self, n_jobs: int) -> CallPolicy:
+        from airflow_provider_panda.grid.outcome import CallPolicy
+
         return CallPolicy(
             n_jobs=n_jobs,
             on_job_error=self.on_job_error,
@@ -269,6 +275,10 @@ class PandaFunctionOperator(BaseOperator):
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
         """Return the value that came home, or raise what became of the grid task."""
+        # A DAG file is read far more often than a task is resumed.
+        from airflow_provider_panda.operators.homecoming import Reader, bring_home, check_min_success, error_of
+        from airflow_provider_panda.triggers.event import FunctionEvent, Outcome
+
         came = FunctionEvent.from_json(event)
         self._log_failures(came)
         if came.outcome is Outcome.COMPLETE and (self.on_job_error == "collect" or not came.failures):

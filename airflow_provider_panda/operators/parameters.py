@@ -8,7 +8,6 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from airflow_provider_panda.exceptions import ConfigurationError
-from airflow_provider_panda.grid.task import PHASES
 from airflow_provider_panda.payload.command import Environment
 
 Choice = TypeVar("Choice", bound=str)
@@ -72,6 +71,8 @@ def task_states(name: str, value: str | Collection[str], *, terminal: bool = Fal
     :param terminal: whether they must be states in which a task ends.
     :raises ConfigurationError: one is none, or there are none.
     """
+    from airflow_provider_panda.grid.task import PHASES
+
     known = [state for state, phase in PHASES.items() if phase.terminal or not terminal]
     return _states(name, value, known, "a PanDA task", ends=terminal)
 

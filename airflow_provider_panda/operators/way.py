@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Protocol
 
 from airflow_provider_panda import configuration
 from airflow_provider_panda.grid.names import secret_name
-from airflow_provider_panda.grid.task import TaskSpec
 from airflow_provider_panda.hooks.panda import PandaConnection, PandaHook
 from airflow_provider_panda.payload.command import Environment, job_command, wrapped_command
 from airflow_provider_panda.payload.package import Archive
@@ -15,6 +14,8 @@ from airflow_provider_panda.triggers.ids import CONNECTION_KEY, REQUEST_ID_KEY
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
+
+    from airflow_provider_panda.grid.task import TaskSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
