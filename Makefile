@@ -53,4 +53,4 @@ format: setup
 	$(RUN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(dir $(VENV)).venv-idds .demo .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(dir $(VENV)).venv-idds .demo .cache .mypy_cache .ruff_cache .pytest_cache
