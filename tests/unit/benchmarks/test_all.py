@@ -15,7 +15,7 @@ ONE = Program(name="one", question="What does it cost?", arguments=("--rounds", 
 
 def test_every_program_of_the_folder_is_run() -> None:
     programs = {path.stem for path in HERE.glob("*.py") if "argparse" in path.read_text()} - {"__main__"}
-    helpers = {"waiting_rows", "hub_publisher"}
+    helpers = {"waiting_rows"}
     assert {program.name for program in PROGRAMS} == programs - helpers
 
 
