@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator, Callable, Container, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, TypeVar
@@ -20,6 +21,8 @@ from airflow_provider_panda.grid.session import Request, Reread, Session, base_u
 from airflow_provider_panda.grid.task import JobRecord, TaskStatus
 
 __all__ = ["AsyncPandaClient", "Registration", "StatusBoard"]
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -42,6 +45,7 @@ class AsyncPandaClient:
         self._kill_policy = kill_policy
         self._session: Session | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._brief_failed = False
 
     async def statuses(
         self, processing_type: str, *, since: datetime | None = None, oldest: int | None = None
@@ -66,7 +70,14 @@ class AsyncPandaClient:
         if len(listed) < TASKS_AT_ONCE or since is None:
             return listed
         known = {task.task_id for task in listed}
-        others = await self.brief_statuses(processing_type, since=since, oldest=oldest)
+        try:
+            others = await self.brief_statuses(processing_type, since=since, oldest=oldest)
+        except GridError as error:
+            # What was listed counts all the same; the others are asked for alone in time.
+            log.log(logging.DEBUG if self._brief_failed else logging.WARNING, "the short listing failed: %s", error)
+            self._brief_failed = True
+            return listed
+        self._brief_failed = False
         return listed + [task for task in others if task.task_id not in known]
 
     async def brief_statuses(

@@ -235,7 +235,11 @@ class PandaFunctionOperator(BaseOperator):
         from airflow_provider_panda.triggers.function import PandaFunctionTrigger  # with the hub, and only here
 
         limit = self.deadline if self.deadline is not None else self.execution_timeout
-        left = left_for_worker(self, resumed_by=PandaFunctionOperator) if configuration.end_in_triggerer() else "all"
+        left = "the option end_in_triggerer is off"
+        if configuration.end_in_triggerer():
+            left = left_for_worker(self, resumed_by=PandaFunctionOperator) or ""
+        if left:
+            self.log.debug("%s: a worker resumes it in any case: %s", spec.key, left)
         self.defer(
             trigger=PandaFunctionTrigger(
                 panda_conn_id=self.panda_conn_id,

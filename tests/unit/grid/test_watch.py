@@ -100,6 +100,20 @@ async def test_a_full_listing_is_completed_by_a_brief_one(
     assert len(panda.calls("task/get_tasks_modified_since")) == 1
 
 
+async def test_a_refused_brief_listing_does_not_cost_the_full_one(
+    panda: ScriptedPanda, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(watch, "TASKS_AT_ONCE", 1)
+    panda.on("task/get_tasks_detailed_info_since", envelope([row(1)]))
+    panda.on("task/get_tasks_modified_since", refusal("no such method"), status(500), envelope({"2": row(2)}))
+    one = client(panda)
+    since = datetime.fromisoformat("2026-11-22T12:00:00+00:00")
+
+    told = [[each.task_id for each in await one.statuses(KIND, since=since)] for _ in range(3)]
+    assert told == [[1], [1], [1, 2]]
+    assert caplog.text.count("the short listing failed") == 1
+
+
 @pytest.mark.parametrize(
     ("script", "kind"),
     [
