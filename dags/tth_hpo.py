@@ -50,11 +50,10 @@ def evaluate(point: dict[str, float], events: int, seed: int) -> dict[str, float
 
 
 @task
-def suggest(history: list[Any], number: int, params: dict[str, Any] | None = None) -> list[dict[str, float]]:
+def suggest(history: list[Any], number: int, params: dict[str, Any]) -> list[dict[str, float]]:
     """Return the points of a round, none if the run has fewer rounds."""
     from tth_search import suggest_points
 
-    assert params is not None
     if number > params["rounds"]:
         return []
     return suggest_points(history, params["points"], params["seed"])
@@ -73,15 +72,12 @@ def tell(history: list[Any], points: list[dict[str, float]], outcomes: list[Any]
 
 
 @task(multiple_outputs=False)
-def report(
-    history: list[Any], default: list[Any], params: dict[str, Any] | None = None, run_id: str | None = None
-) -> dict[str, Any]:
+def report(history: list[Any], default: list[Any], params: dict[str, Any], run_id: str) -> dict[str, Any]:
     """Print the table of the best points, draw the plot, return the summary."""
     from tth_report import draw_plot, format_table, summarize
 
-    assert params is not None
     summary = summarize(history, default[0])
-    folder = Path(params["output"]).expanduser() / re.sub(r"[^A-Za-z0-9.-]+", "_", run_id or "run")
+    folder = Path(params["output"]).expanduser() / re.sub(r"[^A-Za-z0-9.-]+", "_", run_id)
     plot = folder / "best-auc.png"
     draw_plot(history, summary["default_auc"], plot)
     print(f"best points of {summary['evaluations']} evaluations in {summary['rounds']} rounds\n")

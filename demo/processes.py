@@ -47,7 +47,7 @@ class Process:
     ) -> None:
         self.name, self.log = name, log
         with log.open("ab") as file:
-            self.popen = subprocess.Popen(
+            self.popen = subprocess.Popen(  # noqa: S603 - a list of our own programs and arguments, no shell
                 command,
                 env=dict(env),
                 stdin=subprocess.DEVNULL,
@@ -65,7 +65,8 @@ class Process:
 
     def first_line(self) -> str:
         """Return the first line that the process prints; for programs that print one when they are ready."""
-        assert self.popen.stdout is not None
+        if self.popen.stdout is None:
+            raise RuntimeError(f"the output of {self.name} goes to {self.log}; start it with read_stdout=True")
         line = self.popen.stdout.readline()
         if not line:
             raise RuntimeError(f"{self.name} ended before it was ready:\n{self.tail()}")

@@ -135,9 +135,10 @@ class Connection:
 
     def hold(self, drained: threading.Event) -> None:
         """Wait until the consumer of the messages has caught up; heart-beats go on. In the connection's thread."""
-        assert self._session is not None, "only while messages are received"
+        session = self._session
         while not drained.wait(self._endpoint.heartbeat / 4) and not self._stop.is_set():
-            self._session.beat()
+            if session is not None:
+                session.beat()
 
     def _run(self) -> None:
         self._enter(Event.START)

@@ -164,11 +164,11 @@ class Session:
         :raises BrokerError: the connection is lost, or the broker was silent for too long.
         :raises Stopped: ended from another thread.
         """
-        assert self._pulse is not None, "open() comes first"
+        pulse = self._beating()
         if self._early:
             early, self._early = self._early, []
             return early
-        wait = self._pulse.until_next(time.monotonic())
+        wait = pulse.until_next(time.monotonic())
         try:
             frames = self._turn(wait if timeout is None else min(wait, timeout))
         except OSError as error:
@@ -178,16 +178,16 @@ class Session:
 
     def beat(self) -> None:
         """Send a heart-beat if one is due, without reading: for a reader that has to wait for its consumer."""
-        assert self._pulse is not None, "open() comes first"
-        if self._pulse.beat_due(time.monotonic()):
+        pulse = self._beating()
+        if pulse.beat_due(time.monotonic()):
             self._speaking().beat()
-            self._pulse.sent = time.monotonic()
+            pulse.sent = time.monotonic()
         try:
             self._write()
         except OSError as error:
             raise self._error(f"connection lost: {_reason(error)}") from None
         # What the broker sent meanwhile is still in the socket's buffer: not reading it is no silence of the broker's.
-        self._pulse.received = time.monotonic()
+        pulse.received = time.monotonic()
 
     def close(self) -> None:
         """Say goodbye if that is possible at once, and close the socket."""
@@ -261,21 +261,21 @@ class Session:
 
     def _turn(self, wait: float) -> list[Frame]:
         """Wait for the socket, write what is to be written, read what there is, and return the messages."""
-        assert self._socket is not None, "open() comes first"
+        connected = self._plugged()
         events = selectors.EVENT_READ
         if self._wire is not None and self._wire.outgoing:
             self._write()
             if self._wire.outgoing:
                 events |= selectors.EVENT_WRITE
-        if isinstance(self._socket, ssl.SSLSocket) and self._socket.pending():
+        if isinstance(connected, ssl.SSLSocket) and connected.pending():
             wait = 0.0
-        self._select(self._socket, events, wait)
+        self._select(connected, events, wait)
         self._write()
         messages: list[Frame] = []
         taken = 0
         while taken < _ROUND:
             try:
-                piece = self._socket.recv(_PIECE)
+                piece = connected.recv(_PIECE)
             except (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
                 break
             if not piece:
@@ -291,7 +291,7 @@ class Session:
             except BadFrame as error:
                 raise self._error(f"what arrives is no STOMP: {error}") from None
             messages += [frame for frame in frames if self._is_message(frame)]
-            if len(piece) < _PIECE and not isinstance(self._socket, ssl.SSLSocket):
+            if len(piece) < _PIECE and not isinstance(connected, ssl.SSLSocket):
                 break
         return messages
 
@@ -315,13 +315,13 @@ class Session:
         return False
 
     def _write(self) -> None:
-        assert self._socket is not None, "open() comes first"
+        connected = self._plugged()
         if self._wire is None:
             return
         outgoing = self._wire.outgoing
         while outgoing:
             try:
-                sent = self._socket.send(outgoing[:_PIECE])
+                sent = connected.send(outgoing[:_PIECE])
             except (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
                 return
             del outgoing[:sent]
@@ -346,8 +346,7 @@ class Session:
         self._receipts.discard(receipt)
 
     def _keep_pulse(self) -> None:
-        pulse, wire = self._pulse, self._speaking()
-        assert pulse is not None, "open() comes first"
+        pulse, wire = self._beating(), self._speaking()
         now = time.monotonic()
         if pulse.silent(now):
             raise self._error(f"the broker was silent for {pulse.beats.silence:g} s")
@@ -360,8 +359,19 @@ class Session:
         self._receipts.clear()
 
     def _speaking(self) -> Wire:
-        assert self._wire is not None, "open() comes first"
+        if self._wire is None:
+            raise self._error("it is not open")
         return self._wire
+
+    def _beating(self) -> Pulse:
+        if self._pulse is None:
+            raise self._error("it is not open")
+        return self._pulse
+
+    def _plugged(self) -> socket.socket:
+        if self._socket is None:
+            raise self._error("it is not open")
+        return self._socket
 
     def _error(self, problem: str) -> BrokerError:
         return BrokerError(f"broker {self.address}: {problem}", address=str(self.address))

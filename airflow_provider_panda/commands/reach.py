@@ -157,5 +157,6 @@ def _peer_certificate(endpoint: PandaEndpoint, host: str, port: int) -> float:
             shown = secured.getpeercert(binary_form=True)
     except (OSError, ssl.SSLError) as error:
         raise GridUnreachableError(f"No TLS with {host}:{port}: {reason(error)}") from None
-    assert shown is not None  # a TLS server without a certificate is refused by the context
+    if shown is None:
+        raise GridUnreachableError(f"{host}:{port} shows no certificate")
     return load_der_x509_certificate(shown).not_valid_after_utc.timestamp()

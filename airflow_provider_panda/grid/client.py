@@ -115,13 +115,13 @@ class PandaClient:
                 if isinstance(error, GridError):
                     raise
                 raise GridRefusedError(f"panda-client could not make the call {function}: {error}") from error
-        failure, reply = call.error, call.reply
+        failure: GridError | None = call.error
+        reply: Reply | None = call.reply
         call.reply = call.error = None
         if failure is not None:
             raise failure
         if reply is None:
             raise GridRefusedError(f"panda-client refused the call {function}: {returned}", url=self.endpoint.url)
-        assert isinstance(reply, Reply)
         return reply
 
     def _transmit(self, request: Request) -> None:
@@ -217,8 +217,8 @@ def _load() -> ModuleType:
         raise ConfigurationError("panda-client", "it is not installed", "Install panda-client 2.2")
     # A name inside the package lets the relative imports of the module work.
     spec = importlib.util.spec_from_file_location(f"pandaclient._airflow_{next(_serial)}", found.origin)
-    assert spec is not None
-    assert spec.loader is not None
+    if spec is None or spec.loader is None:
+        raise ConfigurationError("panda-client", f"{found.origin} cannot be loaded", "Install panda-client 2.2 anew")
     module = importlib.util.module_from_spec(spec)
     with _load_lock:
         was = os.environ.get(_NO_LOOKUP)

@@ -15,7 +15,7 @@ class AuthKind(Enum):
     """No credentials: some read-only calls of a real server only."""
     TOKEN = "token"  # noqa: S105 - the name of a kind, not a secret
     """An OIDC id token given as text. Also what the embedded grid wants."""
-    TOKEN_FILE = "token_file"  # noqa: S105
+    TOKEN_FILE = "token_file"  # noqa: S105 - likewise
     """A file with an OIDC id token, read again whenever it changes, or panda-client's ``.token``, which is renewed."""
     REFRESH = "refresh"
     """A refresh token, by which id tokens are obtained and renewed."""

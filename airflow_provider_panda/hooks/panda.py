@@ -143,8 +143,9 @@ class _Fields:
         return seconds
 
     def url(self, name: str, value: str | None) -> str | None:
-        if value is None:
-            return None
+        return None if value is None else self.checked_url(name, value)
+
+    def checked_url(self, name: str, value: str) -> str:
         try:
             parts = urlsplit(value)
             usable = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
@@ -212,9 +213,7 @@ def _server(fields: _Fields, host: str | None, schema: str | None, port: int | N
         if scheme not in ("http", "https"):
             raise fields.wrong("schema", f"{scheme!r} is unknown", "Choose http or https, or give a full URL as host")
         host = f"{scheme}://{host}"
-    url = fields.url("host", host)
-    assert url is not None
-    parts = urlsplit(url)
+    parts = urlsplit(fields.checked_url("host", host))
     if parts.port is None and port is not None:
         return f"{parts.scheme}://{parts.netloc}:{port}"
     if parts.port is not None and port is not None and parts.port != port:

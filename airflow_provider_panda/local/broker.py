@@ -293,7 +293,8 @@ class Broker:
         session = Session(self, reader, writer)
         self._sessions.add(session)
         task = asyncio.current_task()
-        assert task is not None
+        if task is None:
+            raise RuntimeError("a connection is served by a task of the event loop")
         self._tasks.add(task)
         try:
             await session.run()

@@ -30,7 +30,7 @@ from airflow_provider_panda.local.auth import (
     write_private,
 )
 
-CLIENT_SECRET: Final = "public-by-design"  # noqa: S105
+CLIENT_SECRET: Final = "public-by-design"  # noqa: S105 - PanDA's page publishes it as well
 """PanDA publishes the secret of its clients in the auth_config files: panda-client has no other place for one."""
 
 PATHS: Final = {

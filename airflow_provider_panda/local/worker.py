@@ -108,8 +108,7 @@ class Worker:
                 await asyncio.wait(late, timeout=TERM_GRACE)
 
     async def _run(self, job: JobRow) -> None:
-        task = self._store.tasks.get(job.task_id)
-        assert task is not None
+        task = self._store.tasks.existing(job.task_id)
         scratch = self._directories.scratch / str(job.panda_id)
         try:
             report = await self._attempt(job, task, scratch)
@@ -119,8 +118,7 @@ class Worker:
             log.exception("job %d of task %d: the embedded pilot failed", job.panda_id, job.task_id)
             report = AttemptReport(finished=False, pilot_error=(1144, f"pilot failed: {type(error).__name__}"))
         self._remove_secrets(scratch)
-        current = self._store.jobs.get(job.panda_id)
-        assert current is not None
+        current = self._store.jobs.existing(job.panda_id)
         now = time.time()
         if current.state not in JOB_WITH_PILOT:
             log.warning(

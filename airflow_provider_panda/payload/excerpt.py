@@ -12,7 +12,7 @@ from airflow_provider_panda.exceptions import PackagingError
 
 from .imports import absolute_imports
 from .pieces import Assign
-from .syntax import Definition, Edit, FunctionNode, ModuleText, global_names, splice
+from .syntax import Definition, Edit, FunctionNode, ModuleText, global_names, last_line, splice
 
 
 def definition_text(
@@ -23,9 +23,8 @@ def definition_text(
     module_globals: Mapping[str, Any],
 ) -> str:
     """Return the lines of a definition as they stand, without the decorators that do not travel."""
-    assert node.end_lineno is not None
     edits = [*edits, *absolute_imports(node, module_globals)]
-    whole = splice(text.slice(node.lineno, node.end_lineno), node.lineno, edits)
+    whole = splice(text.slice(node.lineno, last_line(node)), node.lineno, edits)
     starts = [text.decorator_line(one) for one in node.decorator_list]
     decorators = ""
     for decorator, start, stop in zip(node.decorator_list, starts, [*starts, node.lineno][1:], strict=True):

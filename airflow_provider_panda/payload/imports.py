@@ -10,7 +10,7 @@ from typing import Any
 from airflow_provider_panda.exceptions import MissingModuleError
 
 from .modules import is_available
-from .syntax import Binding, Edit
+from .syntax import Binding, Edit, NoSourceError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,14 +66,18 @@ def imported_module(binding: Binding, module_globals: Mapping[str, Any]) -> str:
     """Return the absolute name of the module that a binding comes from."""
     if isinstance(binding.node, ast.ImportFrom):
         return absolute_module(binding.node, module_globals)
-    assert binding.alias is not None
-    return binding.alias.name
+    return _alias(binding).name
+
+
+def _alias(binding: Binding) -> ast.alias:
+    if binding.alias is None:
+        raise NoSourceError(f"line {binding.node.lineno} is no import")
+    return binding.alias
 
 
 def import_text(binding: Binding, module_globals: Mapping[str, Any]) -> str:
     """Return the statement that binds this one name, with an absolute module name."""
-    assert binding.alias is not None
-    alias = binding.alias
+    alias = _alias(binding)
     name = f"{alias.name} as {alias.asname}" if alias.asname else alias.name
     if isinstance(binding.node, ast.ImportFrom):
         return f"from {absolute_module(binding.node, module_globals)} import {name}"

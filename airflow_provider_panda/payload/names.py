@@ -24,6 +24,7 @@ from .syntax import (
     annotation_names,
     begins_at,
     global_names,
+    last_line,
     splice,
     unguarded_imports,
 )
@@ -92,7 +93,6 @@ class Names:
         imports = [one for one in bindings if isinstance(one.node, (ast.Import, ast.ImportFrom))]
         if imports:
             binding = imports[-1]
-            assert isinstance(binding.node, (ast.Import, ast.ImportFrom))
             module = imported_module(binding, module_globals)
             if name in module_globals and not is_ours(ModuleType(module)) and self.nodes.travels(module):
                 statement = import_text(binding, module_globals)
@@ -112,10 +112,9 @@ class Names:
         key = ("guard", text.filename, guard.lineno)
         if key in self.pieces.texts:
             return
-        assert guard.end_lineno is not None
         self.pieces.own(name, module_globals)
         edits = absolute_imports(guard, module_globals)
-        body = splice(text.slice(guard.lineno, guard.end_lineno), guard.lineno, edits)
+        body = splice(text.slice(guard.lineno, last_line(guard)), guard.lineno, edits)
         self.pieces.texts[key] = (guard.lineno, body)
         self.follow(text, module_globals, guard, ())
 
@@ -159,16 +158,17 @@ class Names:
         expression = getattr(node, "value", None)
         if is_lambda(value) and not isinstance(expression, ast.Lambda):
             expression = None
-        text_is_safe = isinstance(expression, ast.expr) and same_again(value, expression, module_globals)
-        if not (text_is_safe and prefers_text(value)):
+        safe = (
+            expression if isinstance(expression, ast.expr) and same_again(value, expression, module_globals) else None
+        )
+        if safe is None or not prefers_text(value):
             try:
                 statement = self.expressions.assignment(name, value, text.filename, line)
                 self.pieces.texts[key] = (node.lineno, statement + "\n")
                 return
             except PackagingError:
-                if not text_is_safe:
+                if safe is None:
                     raise
-        assert isinstance(expression, ast.expr)
         segment = ast.get_source_segment("".join(text.lines), node)
         self.pieces.texts[key] = (node.lineno, f"{segment}\n")
-        self.follow(text, module_globals, expression, ())
+        self.follow(text, module_globals, safe, ())

@@ -76,7 +76,7 @@ def backoff(first: float = 0.25, factor: float = 2.0, longest: float = 8.0) -> I
     """Yield pauses in seconds, each with jitter, so that thousands of jobs do not come back at once."""
     pause = first
     while True:
-        yield pause * random.uniform(0.5, 1.0)  # noqa: S311
+        yield pause * random.uniform(0.5, 1.0)  # noqa: S311 - spreads attempts, no secret
         pause = min(longest, pause * factor)
 
 

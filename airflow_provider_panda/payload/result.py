@@ -138,7 +138,10 @@ def read_body(body: str | bytes | Mapping[str, Any], *, key: bytes, task_key: st
     if not isinstance(body, Mapping):
         raise EnvelopeError("the body is no JSON object")
     found = body.get(envelope.BODY_KEY)
-    if isinstance(found, Mapping) and len(str(found.get("signed"))) > envelope.BODY_LIMIT:
+    if not isinstance(found, Mapping):
+        raise EnvelopeError(f"the body has no {envelope.BODY_KEY!r} object")
+    signed = found.get("signed")
+    if isinstance(signed, str) and len(signed) > envelope.BODY_LIMIT:
         raise EnvelopeError(f"an envelope of more than {envelope.BODY_LIMIT} bytes is over the limit")
     try:
         report = envelope.verify(found, key, task_key)
@@ -146,7 +149,6 @@ def read_body(body: str | bytes | Mapping[str, Any], *, key: bytes, task_key: st
         raise SignatureError(str(error)) from None
     except envelope.BadEnvelope as error:
         raise EnvelopeError(str(error)) from None
-    assert isinstance(found, Mapping)
     return _result(report, found)
 
 

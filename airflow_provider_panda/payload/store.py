@@ -36,10 +36,10 @@ def put(base: str, name: str, content: bytes) -> str:
     from urllib.error import HTTPError
     from urllib.request import Request, urlopen
 
-    request = Request(url, data=content, method="PUT", headers={"Content-Type": "application/json"})  # noqa: S310
+    request = Request(url, data=content, method="PUT", headers={"Content-Type": "application/json"})  # noqa: S310 - scheme checked
     for attempt in range(ATTEMPTS):
         try:
-            with urlopen(request, timeout=TIMEOUT):  # noqa: S310
+            with urlopen(request, timeout=TIMEOUT):  # noqa: S310 - scheme checked
                 return url
         except (OSError, HTTPException) as error:
             if attempt == ATTEMPTS - 1 or (isinstance(error, HTTPError) and error.code < 500):

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from types import CodeType, FunctionType
+from typing import cast
 
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
 Definition = FunctionNode | ast.ClassDef
@@ -211,8 +212,7 @@ def global_names(node: ast.stmt | ast.expr, local_names: tuple[str, ...] = ()) -
     :param local_names: names bound around it (closure variables).
     """
     statement = node if isinstance(node, ast.stmt) else ast.Expr(node)
-    empty = ast.parse("def _():\n    pass").body[0]
-    assert isinstance(empty, ast.FunctionDef)
+    empty = cast(ast.FunctionDef, ast.parse("def _():\n    pass").body[0])
     empty.body = [
         *(ast.Assign([ast.Name(name, ast.Store())], ast.Constant(None)) for name in local_names),
         copy.deepcopy(statement),
@@ -289,6 +289,16 @@ def _catches_import_error(handler: ast.ExceptHandler) -> bool:
     return any(isinstance(name, ast.Name) and name.id in _IMPORT_ERRORS for name in ast.walk(handler.type))
 
 
+def last_line(node: ast.expr | ast.stmt) -> int:
+    """Return the line that a node ends in.
+
+    :raises NoSourceError: it was not parsed from a text.
+    """
+    if node.end_lineno is None:
+        raise NoSourceError(f"line {node.lineno}: a piece has no end in the text")
+    return node.end_lineno
+
+
 def splice(text: str, first_line: int, edits: list[Edit]) -> str:
     """Return a text with nodes replaced; ``first_line`` is the line of the module where the text begins."""
     lines = text.encode().splitlines(keepends=True)
@@ -297,10 +307,10 @@ def splice(text: str, first_line: int, edits: list[Edit]) -> str:
         starts.append(starts[-1] + len(line))
     data = b"".join(lines)
     for node, replacement in sorted(edits, key=lambda edit: (edit[0].lineno, edit[0].col_offset), reverse=True):
-        assert node.end_lineno is not None
-        assert node.end_col_offset is not None
+        if node.end_col_offset is None:
+            raise NoSourceError(f"line {node.lineno}: a piece has no end in the text")
         begin = starts[node.lineno - first_line] + node.col_offset
-        end = starts[node.end_lineno - first_line] + node.end_col_offset
+        end = starts[last_line(node) - first_line] + node.end_col_offset
         data = data[:begin] + replacement.encode() + data[end:]
     return data.decode()
 

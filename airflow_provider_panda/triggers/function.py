@@ -137,16 +137,14 @@ class PandaFunctionTrigger(BaseTrigger):
     async def _kill(self) -> None:
         shared = await shared_connection(self.panda_conn_id)
         task_id = self.awaited.task_id
-        if task_id is None:
-            task_id = await self._appeared(shared)
+        request_id, transform_id = self.awaited.request_id, self.awaited.transform_id
+        if task_id is None and request_id is not None and transform_id is not None:
+            task_id = await self._appeared(shared, request_id, transform_id)
         if task_id is not None:
             await shared.client.kill(task_id)
 
-    async def _appeared(self, shared: SharedConnection) -> int | None:
+    async def _appeared(self, shared: SharedConnection, request_id: int, transform_id: int) -> int | None:
         """Return the PanDA task of a transform once iDDS has submitted it, or None if that will not happen."""
-        request_id, transform_id = self.awaited.request_id, self.awaited.transform_id
-        assert request_id is not None
-        assert transform_id is not None
         trouble: GridError | None = None
         for pause in (*APPEARANCE.pauses(), None):
             try:

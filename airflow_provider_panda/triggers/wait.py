@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
+from airflow_provider_panda.broker.endpoint import BrokerEndpoint
 from airflow_provider_panda.broker.hub import get_hub
 from airflow_provider_panda.exceptions import BrokerError, GridError, TaskNotFoundError
 from airflow_provider_panda.grid.board import Registration
@@ -114,7 +115,7 @@ class Wait:
         """Wait until there is something to tell, at most until the deadline."""
         async with contextlib.AsyncExitStack() as stack:
             if self.shared.broker is not None:
-                await self._subscribe(stack)
+                await self._subscribe(stack, self.shared.broker)
             stack.enter_context(self._board)
             self._watch()
             limit = self.awaited.deadline
@@ -130,9 +131,8 @@ class Wait:
 
     # --- what is heard ------------------------------------------------------------------------------------------
 
-    async def _subscribe(self, stack: contextlib.AsyncExitStack) -> None:
-        assert self.shared.broker is not None
-        hub = get_hub(self.shared.broker, self.key[2:6])
+    async def _subscribe(self, stack: contextlib.AsyncExitStack, broker: BrokerEndpoint) -> None:
+        hub = get_hub(broker, self.key[2:6])
         waiter = stack.enter_context(
             hub.wait_for(self.key, key=self.signing_key, deliver=self._take_result, on_resubscribed=self._look_again)
         )

@@ -55,7 +55,7 @@ def main(arguments: list[str]) -> int:
             "--threads", str(args.threads), "--timeout", "120", "--graceful-timeout", "2",
             "deploy.idds.wsgi:application()",
         ]  # fmt: skip
-        os.execv(sys.executable, command)  # noqa: S606
+        os.execv(sys.executable, command)  # noqa: S606 - a list of ours, no shell
     elif args.command == "agents":
         from deploy.idds.agents import run
 

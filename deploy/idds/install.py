@@ -71,7 +71,7 @@ def install(venv: Path) -> None:
 
 
 def _run(*command: str) -> None:
-    subprocess.run(command, check=True)
+    subprocess.run(command, check=True)  # noqa: S603 - uv with the arguments above, no shell
 
 
 def _uv() -> str:

@@ -138,23 +138,22 @@ class Renewal:
         if tokens.refresh_token is None or need(tokens, now=self._clock(), refused=refused) is Need.NONE:
             return  # another process was first
         try:
-            await self._exchange(tokens)
+            await self._exchange(tokens, tokens.refresh_token)
         except GridAuthError as error:
             # Another machine that shares the file may have had the refresh token rotated meanwhile.
             again = await asyncio.to_thread(self._store.read, anew=True)
-            if again.refresh_token in (None, tokens.refresh_token):
+            if again.refresh_token is None or again.refresh_token == tokens.refresh_token:
                 self._remember(tokens, error)
                 raise
             if need(again, now=self._clock(), refused=refused) is not Need.NONE:
-                await self._exchange(again)
+                await self._exchange(again, again.refresh_token)
         except GridError as error:
             self._remember(tokens, error)
             raise
 
-    async def _exchange(self, tokens: Tokens) -> None:
-        assert tokens.refresh_token is not None
+    async def _exchange(self, tokens: Tokens, refresh_token: str) -> None:
         issuer = await self._known_issuer()
-        answer = await renew(self._endpoint, issuer, tokens.refresh_token, source=self._store.source)
+        answer = await renew(self._endpoint, issuer, refresh_token, source=self._store.source)
         await asyncio.to_thread(self._store.write, tokens, answer)
         self._last, self._failed = time.monotonic(), None
         expires = expiry(answer["id_token"])

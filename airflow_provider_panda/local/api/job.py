@@ -39,8 +39,7 @@ def _descriptions(call: Call, job_ids: list[int]) -> Callable[[], list[Any]]:
             rows.append(None)
             continue
         if job.task_id not in tasks:
-            task = store.tasks.get(job.task_id)
-            assert task is not None
+            task = store.tasks.existing(job.task_id)
             datasets = {name: i for i, name, _ in store.datasets.of(job.task_id)}
             tasks[job.task_id] = (task, json.loads(task.params), datasets)
         rows.append((job, store.inputs.of(job.task_id, job.chunk), *tasks[job.task_id]))

@@ -58,8 +58,7 @@ def acquire_jobs(
     store = call.grid.store
     jobs = []
     for job in taken:
-        task = store.tasks.get(job.task_id)
-        assert task is not None
+        task = store.tasks.existing(job.task_id)
         params = json.loads(task.params)
         secrets = store.secrets.of(task.owner) if params.get("useSecrets") else None
         jobs.append(pilot_job(job, task, params, secrets))

@@ -51,8 +51,12 @@ class Call:
 
     @property
     def user(self) -> Identity:
-        """Who asks; only for calls that need credentials."""
-        assert self.identity is not None
+        """Who asks; only for calls that need credentials.
+
+        :raises PermissionError: nobody who is known; the call was not registered as one that needs them.
+        """
+        if self.identity is None:
+            raise PermissionError(SSL_REQUIRED)
         return self.identity
 
 

@@ -23,13 +23,12 @@ STILL_RUNNING = "retry has been triggered for failed jobs while the task is stil
 
 def _owned(call: Call, task_id: int) -> TaskRow | Answer:
     task = call.grid.store.tasks.get(task_id)
-    known = task is not None and task.known
-    if call.user.production:
-        if not known:
+    if task is None or not task.known:
+        if call.user.production:
             return Answer(False, f"jediTaskID={task_id} not found", 2)
-    elif not known or task is None or task.owner != call.user.name:
         return Answer(False, NOT_OWNER)
-    assert task is not None
+    if not call.user.production and task.owner != call.user.name:
+        return Answer(False, NOT_OWNER)
     return task
 
 

@@ -162,8 +162,7 @@ class Attempts:
         """Bring a job into a final state, and draw the consequences for its inputs and its task."""
         job = self._ledger.move_job(job, state, now, due=None, **columns)
         inputs = self._store.inputs.of(job.task_id, job.chunk)
-        task = self._store.tasks.get(job.task_id)
-        assert task is not None
+        task = self._store.tasks.existing(job.task_id)
         fate = machine.fate_of_inputs(
             state,
             attempt=job.attempt,

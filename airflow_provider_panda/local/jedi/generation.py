@@ -58,6 +58,4 @@ class JobGenerator:
             ),
             now,
         )
-        job = self._store.jobs.get(panda_id)
-        assert job is not None
-        self._ledger.say_job(job, now, inputs)
+        self._ledger.say_job(self._store.jobs.existing(panda_id), now, inputs)

@@ -53,6 +53,16 @@ class Database:
             self._db.execute("BEGIN IMMEDIATE")
         return self._db.execute(sql, values)
 
+    def insert(self, sql: str, values: Sequence[Any] = ()) -> int:
+        """Run an INSERT of one row as :meth:`write` does, and return the row's id.
+
+        :raises sqlite3.DatabaseError: the statement inserted nothing.
+        """
+        row_id = self.write(sql, values).lastrowid
+        if row_id is None:
+            raise sqlite3.DatabaseError("nothing was inserted")
+        return row_id
+
     def write_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
         """Run a statement for each row in the open transaction, or in a new one."""
         if not self._db.in_transaction:

@@ -20,9 +20,7 @@ class DatasetTable:
 
     def insert(self, task_id: int, name: str, kind: str) -> int:
         """Insert a dataset and return its id."""
-        cursor = self._db.write("INSERT INTO datasets (task_id, name, kind) VALUES (?, ?, ?)", (task_id, name, kind))
-        assert cursor.lastrowid is not None
-        return cursor.lastrowid
+        return self._db.insert("INSERT INTO datasets (task_id, name, kind) VALUES (?, ?, ?)", (task_id, name, kind))
 
     def of(self, task_id: int) -> list[tuple[int, str, str]]:
         """Return id, name and kind of the datasets of a task."""

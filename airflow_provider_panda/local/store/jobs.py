@@ -128,7 +128,7 @@ class JobTable:
 
     def insert(self, job: NewJob, now: float) -> int:
         """Insert a job and give it its inputs; return its PandaID."""
-        cursor = self._db.write(
+        panda_id = self._db.insert(
             "INSERT INTO jobs (task_id, chunk, attempt, serial, state, label, queue, parameters, files, created,"
             " modified, state_changed, due) VALUES (?, ?, ?, ?, 'pending', ?, ?, ?, ?, ?, ?, ?, ?)",
             (
@@ -146,8 +146,6 @@ class JobTable:
                 job.due,
             ),
         )
-        panda_id = cursor.lastrowid
-        assert panda_id is not None
         self._db.write(
             "UPDATE inputs SET state = 'ready', panda_id = ?, attempt = ?, assigned = 1"
             " WHERE task_id = ? AND chunk = ?",
@@ -158,7 +156,7 @@ class JobTable:
     def update(self, panda_id: int, **columns: Any) -> None:
         """Set columns of a job."""
         self._db.write(
-            f"UPDATE jobs SET {assignments(columns, JOB_COLUMNS)} WHERE panda_id = ?",  # noqa: S608
+            f"UPDATE jobs SET {assignments(columns, JOB_COLUMNS)} WHERE panda_id = ?",  # noqa: S608 - names checked, values by placeholders
             [*columns.values(), panda_id],
         )
 
@@ -166,6 +164,16 @@ class JobTable:
         """Return a job, or None."""
         row = self._db.read("SELECT * FROM jobs WHERE panda_id = ?", (panda_id,)).fetchone()
         return _job(row) if row else None
+
+    def existing(self, panda_id: int) -> JobRow:
+        """Return a job that was inserted.
+
+        :raises LookupError: there is none.
+        """
+        job = self.get(panda_id)
+        if job is None:
+            raise LookupError(f"the grid's database has no job {panda_id}")
+        return job
 
     def of(
         self, task_id: int, states: Iterable[JobState] | None = None, *, limit: int = -1, newest: bool = False
@@ -175,7 +183,7 @@ class JobTable:
         chosen = list(states) if states is not None else None
         where = f" AND state IN ({marks(chosen)})" if chosen is not None else ""
         rows = self._db.read(
-            f"SELECT * FROM jobs WHERE task_id = ?{where} ORDER BY panda_id {order} LIMIT ?",  # noqa: S608
+            f"SELECT * FROM jobs WHERE task_id = ?{where} ORDER BY panda_id {order} LIMIT ?",  # noqa: S608 - names checked, values by placeholders
             [task_id, *(chosen or []), limit],
         )
         return [_job(row) for row in rows.fetchall()]
@@ -220,7 +228,7 @@ class JobTable:
                 conditions.append(condition)
                 values.append(value)
         rows = self._db.read(
-            "SELECT * FROM jobs INDEXED BY jobs_state"  # noqa: S608 - fixed text
+            "SELECT * FROM jobs INDEXED BY jobs_state"  # noqa: S608 - fixed texts, values by placeholders
             f" WHERE {' AND '.join(conditions)} ORDER BY due, panda_id LIMIT ?",
             [*values, limit],
         )
@@ -230,7 +238,7 @@ class JobTable:
         """Return the jobs that a pilot of this name has."""
         states = [s.value for s in JOB_WITH_PILOT]
         rows = self._db.read(
-            f"SELECT * FROM jobs WHERE state IN ({marks(states)}) AND pilot = ?",  # noqa: S608
+            f"SELECT * FROM jobs WHERE state IN ({marks(states)}) AND pilot = ?",  # noqa: S608 - names checked, values by placeholders
             [*states, pilot],
         )
         return [_job(row) for row in rows.fetchall()]

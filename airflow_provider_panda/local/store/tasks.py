@@ -90,12 +90,10 @@ class TaskTable:
         """Insert a task and return its jediTaskID; without ``req_id`` and ``parent_id`` it becomes both itself."""
         names = list(columns)
         assignments(names, TASK_COLUMNS)
-        cursor = self._db.write(
+        task_id = self._db.insert(
             f"INSERT INTO tasks ({', '.join(names)}) VALUES ({marks(names)})",  # noqa: S608 - checked names
             list(columns.values()),
         )
-        task_id = cursor.lastrowid
-        assert task_id is not None
         self._db.write(
             "UPDATE tasks SET req_id = coalesce(req_id, task_id), parent_id = coalesce(parent_id, task_id)"
             " WHERE task_id = ?",
@@ -106,7 +104,7 @@ class TaskTable:
     def update(self, task_id: int, **columns: Any) -> None:
         """Set columns of a task."""
         self._db.write(
-            f"UPDATE tasks SET {assignments(columns, TASK_COLUMNS)} WHERE task_id = ?",  # noqa: S608
+            f"UPDATE tasks SET {assignments(columns, TASK_COLUMNS)} WHERE task_id = ?",  # noqa: S608 - names checked, values by placeholders
             [*columns.values(), task_id],
         )
 
@@ -114,6 +112,16 @@ class TaskTable:
         """Return a task, or None."""
         row = self._db.read("SELECT * FROM tasks WHERE task_id = ?", (task_id,)).fetchone()
         return _task(row) if row else None
+
+    def existing(self, task_id: int) -> TaskRow:
+        """Return a task that another row refers to.
+
+        :raises LookupError: there is none.
+        """
+        task = self.get(task_id)
+        if task is None:
+            raise LookupError(f"the grid's database has no task {task_id}")
+        return task
 
     def state(self, task_id: int) -> TaskState:
         """Return the state of a task that exists."""
@@ -151,7 +159,7 @@ class TaskTable:
             conditions.append("task_id > ?")
             values.append(above)
         rows = self._db.read(
-            f"SELECT * FROM tasks WHERE {' AND '.join(conditions)} ORDER BY task_id DESC LIMIT ?",  # noqa: S608
+            f"SELECT * FROM tasks WHERE {' AND '.join(conditions)} ORDER BY task_id DESC LIMIT ?",  # noqa: S608 - names checked, values by placeholders
             [*values, limit],
         ).fetchall()
         return [_task(row) for row in reversed(rows)]
@@ -185,9 +193,7 @@ class TaskTable:
             " next_serial = next_serial + ? WHERE task_id = ?",
             (finished, failed, open_jobs, serials, task_id),
         )
-        task = self.get(task_id)
-        assert task is not None
-        return task
+        return self.existing(task_id)
 
     def next_due(self) -> float | None:
         """Return the earliest time at which a task is due."""
