@@ -147,14 +147,17 @@ async def test_idds_own_words_on_it_are_passed_on() -> None:
 
 
 @pytest.mark.parametrize("gone", [None, request(status="Finished")], ids=["no request", "ended without it"])
-async def test_a_transform_that_is_gone_ends_the_wait(gone: Any) -> None:
+async def test_a_transform_that_is_gone_ends_the_wait(gone: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "UNSEEN_PATIENCE", 0.1)
     event = await over(waiting(Idds(gone), Panda()))
     assert event.outcome is Outcome.ENDED
     assert event.error == f"iDDS does not know transform {TRANSFORM} any more"
 
 
 async def test_a_transform_that_is_not_listed_yet_is_waited_for() -> None:
-    idds = Idds(request(), None, request(), request(transform(task_id=TASK)))
+    """In more listings than make one count as gone: they follow a submission closely, and iDDS may be slow."""
+    unseen = [request(), None] * module.UNSEEN_LIMIT
+    idds = Idds(*unseen, request(transform(task_id=TASK)))
     panda = Panda(task("done", finished=1), records=[record(report=report())])
     event = await over(waiting(idds, panda))
     assert event.outcome is Outcome.COMPLETE
