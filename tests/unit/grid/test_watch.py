@@ -21,7 +21,8 @@ from airflow_provider_panda.exceptions import (
     GridUnreachableError,
     TaskNotFoundError,
 )
-from airflow_provider_panda.grid import board, watch
+from airflow_provider_panda.grid import board as board_module
+from airflow_provider_panda.grid import watch
 from airflow_provider_panda.grid.answers import KillOutcome
 from airflow_provider_panda.grid.board import ALONE_AFTER, LOOKED_AT_ALONE, StatusBoard
 from airflow_provider_panda.grid.endpoint import AuthKind, PandaEndpoint
@@ -413,10 +414,8 @@ def test_a_server_that_asks_to_be_left_alone_is_so_at_first() -> None:
     assert round(waited[1]) == 45
 
 
-async def test_one_answer_to_one_task_ends_the_back_off_of_all(
-    source: Source, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(board, "LISTING_PAUSE", 0.0)
+async def test_one_answer_to_one_task_ends_the_back_off_of_all(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(board_module, "LISTING_PAUSE", 0.0)
     source.listing = GridUnreachableError("down")
     one = StatusBoard(source, KIND, interval=3600, first_after=0.01)
     heard: list[str] = []
