@@ -120,10 +120,11 @@ class GridServerError(GridError):
     """HTTP 5xx, or an answer that is no JSON (a proxy's or a load balancer's page). Often passes by itself.
 
     :param status: HTTP status.
+    :param retry_after: seconds after which the server wants to be asked again (its Retry-After), or None.
     """
 
-    def __init__(self, message: str, *, url: str = "", status: int = 0) -> None:
-        self.status = status
+    def __init__(self, message: str, *, url: str = "", status: int = 0, retry_after: float | None = None) -> None:
+        self.status, self.retry_after = status, retry_after
         super().__init__(message, url=url)
 
 

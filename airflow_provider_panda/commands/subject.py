@@ -16,6 +16,7 @@ from airflow_provider_panda.grid.answers import Answer
 from airflow_provider_panda.grid.endpoint import AuthKind, PandaEndpoint
 from airflow_provider_panda.grid.loop import loop_thread
 from airflow_provider_panda.grid.panda import PandaGrid
+from airflow_provider_panda.grid.retry import BRIEF
 from airflow_provider_panda.grid.session import Reply, Request, Session, base_url
 from airflow_provider_panda.hooks.panda import PandaConnection, PandaHook
 from airflow_provider_panda.hooks.stomp import StompHook
@@ -61,7 +62,7 @@ class Subject:
     @property
     def grid(self) -> PandaGrid:
         """The tasks of the connection's identity."""
-        return PandaGrid(self.endpoint, defaults=self.connection.defaults)
+        return PandaGrid(self.endpoint, defaults=self.connection.defaults, policy=BRIEF)
 
     def ask_alive(self) -> Reply:
         """Return PanDA's answer to somebody without credentials (system/is_alive)."""

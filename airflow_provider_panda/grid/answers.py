@@ -27,11 +27,19 @@ from airflow_provider_panda.grid.task import JobRecord, TaskStatus, phase_of
 TEXT_LIMIT: Final = 400
 """Most characters of a server's text that go into a message of ours."""
 
+_LOOKED_AT: Final = 16 * 1024
+"""Most characters of a server's text that are looked at for it."""
+
+_LONGEST_TOKEN: Final = 4096
+
+_LONGEST_NAME: Final = 512
+"""Most characters of a name: PanDA's columns take 132 to 256, with the scope before it more."""
+
 _NO_CREDENTIALS: Final = "SSL secure connection is required"
 _NOT_OWNER: Final = "not the task owner"
 _SECRETS: Final = re.compile(r"eyJ[\w-]+\.[\w-]*(\.[\w-]*)?|(?<=Bearer )\S+")
-_TASK_ID: Final = re.compile(r"jediTaskID=(\d+)")
-_JOB_KEY: Final = re.compile(r"^(?:\d+:)?j(\d+)$")
+_TASK_ID: Final = re.compile(r"jediTaskID=([0-9]{1,18})(?![0-9])")
+_JOB_KEY: Final = re.compile(r"^(?:[0-9]+:)?j([0-9]{1,9})$")
 _DIAGNOSTICS: Final = (
     ("payload", "exe"),
     ("pilot", "pilot"),
@@ -63,36 +71,61 @@ class Answer:
 
 
 def plain_text(text: str, limit: int = TEXT_LIMIT) -> str:
-    """Return one line of readable text of what may be HTML, a traceback or hold a token."""
-    text = re.sub(r"(?is)<(script|style)\b.*?</\1>", " ", text)
-    text = re.sub(r"(?s)<!?/?[a-zA-Z][^>]*>", " ", text)
-    text = " ".join(html.unescape(text).split())
-    text = _SECRETS.sub("***", text)
+    """Return one line of readable text of what may be HTML, a traceback or hold a token, whatever else it holds."""
+    text = re.sub(r"(?is)<(script|style)\b.*?(?:</\1>|\Z)", " ", text[:_LOOKED_AT])
+    text = re.sub(r"(?s)<!?/?[a-zA-Z][^<>]*>", " ", text)
+    try:
+        text = html.unescape(text)
+    except ValueError:  # a number of more digits than Python reads
+        text = text.replace("&#", " ")
+    # Control characters would act on a terminal, NUL and halves of surrogate pairs stop a database.
+    text = " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())
+    text = _SECRETS.sub("***", text[: limit + _LONGEST_TOKEN])
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
-def read_answer(status: int, body: bytes, url: str) -> Answer:
+def shown(value: Any, limit: int = TEXT_LIMIT) -> str:
+    """Return one line of readable text of any decoded JSON."""
+    try:
+        return plain_text(value if isinstance(value, str) else str(value), limit)
+    except (RecursionError, ValueError):  # nested deeply, or a number of more digits than Python writes
+        return f"a {type(value).__name__} that cannot be shown"
+
+
+def decoded(text: str | bytes) -> Any:
+    """Return decoded JSON.
+
+    :raises ValueError: it is none, or nested too deeply.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def read_answer(status: int, body: bytes, url: str, *, retry_after: float | None = None) -> Answer:
     """Return the envelope in an HTTP answer.
 
     :param status: HTTP status.
     :param body: body, decompressed.
     :param url: address without query and credentials.
+    :param retry_after: seconds after which the server wants to be asked again, if it says so.
     :raises GridAuthError: the credentials are missing or not accepted.
     :raises GridServerError: HTTP 5xx, or no JSON envelope.
     :raises GridRefusedError: any other refusal by HTTP status.
     """
     if status != 200:
-        raise http_error(status, body, url)
+        raise http_error(status, body, url, retry_after=retry_after)
     try:
-        envelope = json.loads(body)
-    except (ValueError, RecursionError):
+        envelope = decoded(body)
+    except ValueError:
         raise GridServerError(_no_json(body, url), url=url, status=status) from None
     if not isinstance(envelope, dict) or not isinstance(envelope.get("success"), bool):
         raise GridServerError(_no_json(body, url), url=url, status=status)
     message = envelope.get("message")
     answer = Answer(
         success=envelope["success"],
-        message=message if isinstance(message, str) else "" if message is None else str(message),
+        message=message if isinstance(message, str) else "" if message is None else shown(message),
         data=envelope.get("data"),
         url=url,
     )
@@ -105,9 +138,9 @@ def read_answer(status: int, body: bytes, url: str) -> Answer:
     return answer
 
 
-def http_error(status: int, body: bytes, url: str) -> GridError:
+def http_error(status: int, body: bytes, url: str, *, retry_after: float | None = None) -> GridError:
     """Return the error for an HTTP status other than 200."""
-    said = plain_text(body.decode("utf-8", "replace"))
+    said = plain_text(body[:_LOOKED_AT].decode("utf-8", "replace"))
     quoted = f": {said}" if said else ""
     if status == 403 and "is forbidden" in said and "method" in said:
         return GridRefusedError(
@@ -132,13 +165,14 @@ def http_error(status: int, body: bytes, url: str) -> GridError:
             "It often passes by itself; if not, check the server URL or ask its operators",
             url=url,
             status=status,
+            retry_after=retry_after,
         )
     return GridRefusedError(f"PanDA at {url} refuses the call (HTTP {status}){quoted}. Check the server URL", url=url)
 
 
 def _no_json(body: bytes, url: str) -> str:
     if body.lstrip()[:1] == b"<":
-        title = re.search(rb"(?is)<title[^>]*>(.*?)</title>", body[:20_000])
+        title = re.search(rb"(?is)<title[^<>]*>([^<]*)", body[:_LOOKED_AT])
         named = f" ({plain_text(title.group(1).decode('utf-8', 'replace'), 80)!r})" if title else ""
         return (
             f"{url} answers with an HTML page{named} instead of JSON. "
@@ -190,9 +224,9 @@ def submitted(answer: Answer) -> int:
     """
     found = _TASK_ID.search(answer.message)
     known = answer.data in (1, 2, 3) and type(answer.data) is int
-    if found and (answer.success or known):
+    if found and int(found.group(1)) and (answer.success or known):
         return int(found.group(1))
-    if answer.success and type(answer.data) is int and answer.data > 0:
+    if answer.success and type(answer.data) is int and 0 < answer.data < 2**63:
         return answer.data
     if answer.success:
         raise GridServerError(f"{answer.url} took the task without telling its id", url=answer.url, status=200)
@@ -275,12 +309,19 @@ def user_secrets(answer: Answer) -> dict[str, str]:
         return {}
     data = granted(answer)
     try:
-        secrets = json.loads(data) if isinstance(data, str) else data
+        secrets = decoded(data) if isinstance(data, str) else data
     except ValueError:
         secrets = None
     if not isinstance(secrets, dict):
         raise GridServerError(f"{answer.url} answers with secrets that are no JSON object", url=answer.url, status=200)
-    return {str(key): value if isinstance(value, str) else json.dumps(value) for key, value in secrets.items()}
+    return {str(key): value if isinstance(value, str) else _encoded(value) for key, value in secrets.items()}
+
+
+def _encoded(value: Any) -> str:
+    try:
+        return json.dumps(value)
+    except (RecursionError, ValueError):
+        return ""
 
 
 # --- tasks and jobs -----------------------------------------------------------------------------------------
@@ -288,11 +329,11 @@ def user_secrets(answer: Answer) -> dict[str, str]:
 
 def task_status(row: Mapping[str, Any]) -> TaskStatus:
     """Return what a row of task/get_tasks_detailed_info_since or task/get_detailed_info says of a task."""
-    status = str(row.get("status") or "")
+    status = word(row.get("status"))
     dialog = row.get("errorDialog")
     return TaskStatus(
-        task_id=int(row["jediTaskID"]),
-        name=str(row.get("taskName") or ""),
+        task_id=_integer(row.get("jediTaskID")) or 0,
+        name=word(row.get("taskName")),
         status=status,
         phase=phase_of(status),
         error=(plain_text(dialog, 1000) or None) if isinstance(dialog, str) else None,
@@ -345,7 +386,7 @@ def job_ids(answer: Answer) -> list[int]:
 def dataset_names(answer: Answer) -> list[str]:
     """Return the names in an answer to task/get_datasets_and_files, each once."""
     found = (row.get("dataset") for row in _rows(granted(answer), answer.url))
-    names = (str(dataset.get("name") or "") for dataset in found if isinstance(dataset, Mapping))
+    names = (word(dataset.get("name")) for dataset in found if isinstance(dataset, Mapping))
     return list(dict.fromkeys(filter(None, names)))
 
 
@@ -360,10 +401,10 @@ def job_record(row: Mapping[str, Any]) -> JobRecord:
     if not payload_exit:
         payload_exit = _integer(row.get("exeErrorCode")) or payload_exit
     return JobRecord(
-        panda_id=int(row["PandaID"]),
+        panda_id=_integer(row.get("PandaID")) or 0,
         job=_job_index(row.get("Files")),
         attempt=_integer(row.get("attemptNr")) or 0,
-        status=str(row.get("jobStatus") or ""),
+        status=word(row.get("jobStatus")),
         site=_text(row.get("computingSite")),
         host=_text(row.get("modificationHost")),
         exit_code=payload_exit,
@@ -374,8 +415,8 @@ def job_record(row: Mapping[str, Any]) -> JobRecord:
 
 def _job_index(files: Any) -> int | None:
     for file in files if isinstance(files, Sequence) and not isinstance(files, str) else ():
-        if isinstance(file, Mapping) and str(file.get("type") or "").endswith("input"):
-            key = _JOB_KEY.match(_plain_key(str(file.get("lfn") or "")))
+        if isinstance(file, Mapping) and word(file.get("type")).endswith("input"):
+            key = _JOB_KEY.match(_plain_key(word(file.get("lfn"))))
             if key:
                 return int(key.group(1))
     return None
@@ -385,10 +426,10 @@ def _plain_key(lfn: str) -> str:
     """Return an input's name as we gave it: through iDDS it comes as base64 of a JSON text."""
     name = lfn.rpartition(":")[2]
     try:
-        decoded = json.loads(base64.b64decode(name, validate=True))
+        key = decoded(base64.b64decode(name, validate=True))
     except ValueError:
         return lfn
-    return decoded if isinstance(decoded, str) else lfn
+    return key if isinstance(key, str) else lfn
 
 
 def _diagnostics(row: Mapping[str, Any]) -> str | None:
@@ -403,20 +444,28 @@ def _diagnostics(row: Mapping[str, Any]) -> str | None:
 def _report(metadata: Any) -> dict[str, Any] | None:
     if isinstance(metadata, str) and metadata.lstrip().startswith("{"):
         try:
-            metadata = json.loads(metadata)
-        except (ValueError, RecursionError):
+            metadata = decoded(metadata)
+        except ValueError:
             return None
     return metadata if isinstance(metadata, dict) else None
 
 
 def _integer(value: Any) -> int | None:
-    """Return a number that may come as a number, as text, or as the text NULL."""
-    if isinstance(value, bool) or value is None:
+    """Return a number that may come as a number, as text, or as the text NULL; None for what no database holds."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return None
     try:
-        return int(value)
-    except (TypeError, ValueError, OverflowError):
+        number = int(value)
+    except (ValueError, OverflowError):
         return None
+    return number if abs(number) < 2**63 else None
+
+
+def word(value: Any) -> str:
+    """Return a name or a state, which is text of one line wherever it is known; anything else is shown as such."""
+    if isinstance(value, str) and value.isprintable() and len(value) <= _LONGEST_NAME:
+        return value
+    return shown(value, _LONGEST_NAME) if value else ""
 
 
 def _text(value: Any) -> str | None:

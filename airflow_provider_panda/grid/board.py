@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Final, Protocol, Self
 
 from airflow_provider_panda.exceptions import GridAnswerTooLargeError, GridError, GridRefusedError, TaskNotFoundError
-from airflow_provider_panda.grid.retry import passes_by_itself
+from airflow_provider_panda.grid.retry import asked_pause, passes_by_itself
 from airflow_provider_panda.grid.task import TaskStatus
 
 log = logging.getLogger(__name__)
@@ -42,8 +42,8 @@ LISTING_PAUSE: Final = 10.0
 MARGIN: Final = timedelta(days=1)
 """How far before the first registration a listing reaches: modificationTime lags (facts/panda.md section 10)."""
 
-_LONGEST_BACK_OFF: Final = 8
-"""Bound of the pause after errors, in intervals."""
+LONGEST_BACK_OFF: Final = 180.0
+"""Bound of the pause after errors, in seconds, unless the interval itself is longer: how late an end is seen."""
 
 
 class StatusSource(Protocol):
@@ -132,6 +132,7 @@ class StatusBoard:
         self._sooner = asyncio.Event()
         self._started: datetime | None = None
         self._failures = 0
+        self._listing = False
         self._trouble: str | None = None
 
     def register(self, task_id: int, *, name: str, deliver: Callable[[TaskStatus], None]) -> Registration:
@@ -196,9 +197,19 @@ class StatusBoard:
 
     async def _ask(self, registration: Registration) -> None:
         if registration in self._waiting:
-            status = await self._source.status(registration.task_id)
+            try:
+                status = await self._source.status(registration.task_id)
+            except TaskNotFoundError:
+                self._answered()
+                raise
+            self._answered()
             if registration in self._waiting:
                 registration.take(status)
+
+    def _answered(self) -> None:
+        """End the pause after errors: PanDA answers again."""
+        if self._failures and not self._listing and time.monotonic() - self._listed_at > LISTING_PAUSE:
+            self._sooner.set()
 
     async def _rest(self, seconds: float) -> None:
         """Wait, or return at once when nobody waits any more."""
@@ -212,6 +223,7 @@ class StatusBoard:
         await self._pause(self._first_after)
         while self._waiting:
             began = time.monotonic()
+            asked, self._listing = 0.0, True
             try:
                 trouble = await self._round()
             except Exception:
@@ -220,7 +232,10 @@ class StatusBoard:
             else:
                 self._failures = self._failures + 1 if passes_by_itself(trouble) else 0
                 self._note(trouble)
-            interval = self._interval * min(2**self._failures, _LONGEST_BACK_OFF)
+                asked = asked_pause(trouble)
+            finally:
+                self._listing = False
+            interval = max(back_off(self._interval, self._failures), asked)
             await self._pause(max(interval - (time.monotonic() - began), interval / 2))
 
     async def _pause(self, seconds: float) -> None:
@@ -286,6 +301,15 @@ class StatusBoard:
                 error,
             )
         self._trouble = kind
+
+
+def back_off(interval: float, failures: int) -> float:
+    """Return the seconds to the next request after failures in a row: doubled each time, up to a bound.
+
+    >>> [back_off(60, failures) for failures in range(4)]
+    [60.0, 120.0, 180.0, 180.0]
+    """
+    return min(interval * 2.0 ** min(failures, 10), max(interval, LONGEST_BACK_OFF))
 
 
 def overdue(missing: Sequence[Registration], at_once: int) -> list[Registration]:

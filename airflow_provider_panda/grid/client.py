@@ -56,7 +56,7 @@ class PandaClient:
         :raises GridError: no answer, or one without an envelope; refusals (``success`` false) are returned.
         """
         reply = self._reply(function, *args, **kwargs)
-        return read_answer(reply.status, reply.body, reply.url)
+        return read_answer(reply.status, reply.body, reply.url, retry_after=reply.retry_after)
 
     def upload(self, name: str, content: bytes) -> Answer:
         """Send a file to the cache (PanDA API v1 file_server/upload_cache_file) and return the answer.
@@ -78,7 +78,7 @@ class PandaClient:
         reply = self._exchange(request)
         if reply.status in (200, 404):
             return reply.status == 200
-        read_answer(reply.status, reply.body, reply.url)
+        read_answer(reply.status, reply.body, reply.url, retry_after=reply.retry_after)
         raise GridRefusedError(f"{reply.url} answers with HTTP {reply.status}", url=reply.url)
 
     @property

@@ -56,7 +56,7 @@ class PandaEndpoint:
     vo: str = ""
     verify_host: bool = True
     ca_path: str | None = None
-    timeout: float = 30.0
+    timeout: float = 60.0
 
 
 def auth_config_url(endpoint: PandaEndpoint) -> str:

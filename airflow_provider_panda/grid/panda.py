@@ -19,7 +19,7 @@ from airflow_provider_panda.grid.answers import Answer, KillOutcome, Stored
 from airflow_provider_panda.grid.client import PandaClient, panda_client
 from airflow_provider_panda.grid.endpoint import PandaEndpoint
 from airflow_provider_panda.grid.parameters import GridDefaults, task_parameters
-from airflow_provider_panda.grid.retry import RetryPolicy, again, passes_by_itself
+from airflow_provider_panda.grid.retry import PATIENT, RetryPolicy, again, passes_by_itself
 from airflow_provider_panda.grid.task import JobRecord, TaskSpec, TaskStatus
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ class PandaGrid:
     ) -> None:
         self.endpoint = endpoint
         self.defaults = defaults or GridDefaults()
-        self._policy = policy or RetryPolicy()
+        self._policy = policy or PATIENT
         self._kill_policy = kill_policy
         self._pause = pause
 

@@ -11,6 +11,7 @@ import ssl
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from airflow_provider_panda.exceptions import GridAnswerTooLargeError, GridAuthError, GridUnreachableError
@@ -27,6 +28,12 @@ __all__ = ["Reply", "Request", "Reread", "Session", "bare", "base_url", "reason"
 
 ANSWER_LIMIT: Final = 64 * 1024 * 1024
 """Largest answer that is read, in bytes after decompression."""
+
+CONNECTIONS: Final = 16
+"""Connections to one server; who comes when all are in use waits, within the deadline of the call."""
+
+CONNECT_TIMEOUT: Final = 20.0
+"""Seconds for a connection to be made: a host that is down is not waited for as long as one that is slow."""
 
 UPLOAD_RATE: Final = 256 * 1024
 """Slowest upload that is waited for, in bytes per second on top of the deadline of a call."""
@@ -59,6 +66,7 @@ class Reply:
     :param url: address without query.
     :param date: the server's clock, as its Date header says it; empty if it does not.
     :param complaint: iDDS's reason for refusing, from its header ``ExceptionMessage``; empty from others.
+    :param retry_after: seconds after which the server wants to be asked again, or None if it does not say.
     """
 
     status: int
@@ -66,6 +74,7 @@ class Reply:
     url: str
     date: str = ""
     complaint: str = ""
+    retry_after: float | None = None
 
 
 Reread = Callable[[], Awaitable[PandaEndpoint | None]]
@@ -91,6 +100,8 @@ class Session:
         self._stamp: tuple[int, int] | None = None
         self._identity: Identity | None = None
         self._making = asyncio.Lock()
+        # httpx, asked for more connections than it may open, goes through all who wait each time that one is free.
+        self._turns = asyncio.Semaphore(CONNECTIONS)
 
     def deadline(self, request: Request) -> float:
         """Return the seconds that an exchange may take in all."""
@@ -157,9 +168,13 @@ class Session:
         self.renewal = Renewal(endpoint, self.credentials.store)
 
     async def _exchange_as(self, shown: Mapping[str, str], request: Request, url: str) -> Reply:
+        headers = {**request.headers, **shown}
+        async with self._turns:
+            return await self._exchange_in_turn(headers, request, url)
+
+    async def _exchange_in_turn(self, headers: Mapping[str, str], request: Request, url: str) -> Reply:
         import httpx
 
-        headers = {**request.headers, **shown}
         http = await self._client(request.url)
         files: Any = None
         if request.file:
@@ -169,8 +184,7 @@ class Session:
         async with http.stream(
             request.method, request.url, headers=headers, content=request.content, files=files
         ) as response:
-            announced = response.headers.get("content-length", "")
-            if announced.isdigit() and int(announced) > self._limit:
+            if announced_length(response.headers.get("content-length", "")) > self._limit:
                 raise _too_large(url, self._limit)
             try:
                 async for chunk in response.aiter_bytes():
@@ -180,8 +194,14 @@ class Session:
             except httpx.StreamError as error:
                 raise GridUnreachableError(f"{self.service} at {url} broke off its answer: {error}", url=url) from None
             date = response.headers.get("date", "")
-            complaint = response.headers.get("exceptionmessage", "")
-            return Reply(status=response.status_code, body=bytes(body), url=url, date=date, complaint=complaint)
+            return Reply(
+                status=response.status_code,
+                body=bytes(body),
+                url=url,
+                date=date,
+                complaint=response.headers.get("exceptionmessage", ""),
+                retry_after=seconds_to_wait(response.headers.get("retry-after", ""), date),
+            )
 
     async def token(self) -> str | None:
         """Return the id token for the next call, renewed if need be, or None for an endpoint without.
@@ -214,8 +234,8 @@ class Session:
                     verify=self._identity.context if self._identity else _trusting_nobody(),
                     trust_env=False,
                     follow_redirects=False,
-                    timeout=self.endpoint.timeout,
-                    limits=httpx.Limits(max_connections=16, max_keepalive_connections=4, keepalive_expiry=90),
+                    timeout=httpx.Timeout(self.endpoint.timeout, connect=min(self.endpoint.timeout, CONNECT_TIMEOUT)),
+                    limits=httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=4, keepalive_expiry=90),
                     headers={"User-Agent": "airflow-provider-panda"},
                 )
                 self._stamp = stamp
@@ -232,6 +252,29 @@ class Session:
 
 def _too_large(url: str, limit: int) -> GridAnswerTooLargeError:
     return GridAnswerTooLargeError(f"The answer of {url} is larger than {limit} bytes. Ask for less at once", url=url)
+
+
+def announced_length(header: str) -> int:
+    """Return the bytes that a Content-Length announces; 0 for what is no number."""
+    if not (header.isascii() and header.isdigit()):
+        return 0
+    return int(header[:18])
+
+
+def seconds_to_wait(header: str, date: str) -> float | None:
+    """Return the seconds that a Retry-After asks for, or None if it cannot be read (RFC 9110 section 10.2.3).
+
+    :param header: seconds, or a date.
+    :param date: the Date of the same answer: a date is meant by the server's clock, not by ours.
+    """
+    text = header.strip()
+    if text.isascii() and text.isdigit():
+        return float(text[:9])
+    try:
+        seconds = (parsedate_to_datetime(text) - parsedate_to_datetime(date)).total_seconds()
+    except (TypeError, ValueError, OverflowError):  # no date, or one with a zone and one without
+        return None
+    return max(0.0, seconds)
 
 
 def _trusting_nobody() -> ssl.SSLContext:

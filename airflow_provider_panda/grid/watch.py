@@ -185,7 +185,7 @@ class AsyncPandaClient:
         reply = await self._session.send(request)
 
         def decode() -> T:
-            return read(answers.read_answer(reply.status, reply.body, reply.url))
+            return read(answers.read_answer(reply.status, reply.body, reply.url, retry_after=reply.retry_after))
 
         if len(reply.body) <= _DECODED_ON_LOOP:
             return decode()

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from airflow_provider_panda.grid.idds.runs import IddsGrid
     from airflow_provider_panda.grid.panda import PandaGrid
 
-TIMEOUT: Final = 30.0
+TIMEOUT: Final = 60.0
 """Default deadline of one call, in seconds."""
 
 EXTRAS: Final = frozenset(

@@ -25,6 +25,7 @@ from airflow_provider_panda.grid.idds.runs import without_reason
 from airflow_provider_panda.grid.outcome import GONE, CallPolicy, Tally, Verdict
 from airflow_provider_panda.grid.panda import JOBS_AT_ONCE, batches
 from airflow_provider_panda.grid.reports import verified_messages, verified_results
+from airflow_provider_panda.grid.stillness import Stillness
 from airflow_provider_panda.grid.task import JobRecord, Phase, TaskStatus
 from airflow_provider_panda.payload import envelope
 from airflow_provider_panda.payload.result import JobResult
@@ -42,6 +43,12 @@ EXPLANATION_PATIENCE: Final = 15.0
 
 UNSEEN_LIMIT: Final = 5
 """Listings in a row without a transform after which it counts as gone."""
+
+UNSEEN_PATIENCE: Final = 120.0
+"""Seconds for which it must have been so: the first listings follow a submission within seconds."""
+
+LONGEST_BACK_OFF: Final = 120.0
+"""Most seconds between two attempts to read the record of a task that has ended, while PanDA cannot be asked."""
 
 _OUTCOMES: Final = {
     Verdict.COMPLETE: Outcome.COMPLETE,
@@ -101,6 +108,8 @@ class Wait:
         self.status: TaskStatus | None = None
         self.never_submitted: str | None = None
         self.unseen = 0
+        self.unseen_since = 0.0
+        self.unread = 0
         self.changed = asyncio.Event()
         # Until iDDS tells the task, no count says what was missed; afterwards the board's first look does.
         self.reconcile_wanted = awaited.task_id is None
@@ -108,6 +117,7 @@ class Wait:
         self.read: set[int] = set()
         """PandaIDs of whose record nothing new will come: it has a report, or ended without."""
         self._on_task_id = on_task_id
+        self._stillness = Stillness()
         self._registration: Registration | None = None
         self._board = contextlib.ExitStack()
 
@@ -178,7 +188,9 @@ class Wait:
             self.never_submitted = without_reason(transform, request)
         elif transform is None:
             self.unseen += 1
-            if self.unseen < UNSEEN_LIMIT:
+            if self.unseen == 1:
+                self.unseen_since = time.monotonic()
+            if self.unseen < UNSEEN_LIMIT or time.monotonic() - self.unseen_since < UNSEEN_PATIENCE:
                 return
             self.never_submitted = f"iDDS does not know transform {self.awaited.transform_id} any more"
         else:
@@ -193,6 +205,8 @@ class Wait:
             self.log.info("%s: PanDA task %d is %s", self.key, status.task_id, status.status)
         if status.error and (previous is None or previous.error != status.error):
             self.log.warning("%s: PanDA says: %s", self.key, status.error)
+        if (hint := self._stillness.hint(status)) is not None:
+            self.log.warning("%s: %s", self.key, hint)
 
     def _look_again(self) -> None:
         """Ask what messages may have told meanwhile."""
@@ -229,11 +243,16 @@ class Wait:
             if self._ended():
                 # Job reports can follow the end of the task; a few looks, then it is over.
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(LATE_REPORTS[max(self.read_after_end - 1, 0)]):
+                    async with asyncio.timeout(self._pause_after_end()):
                         await self.changed.wait()
                 self.reconcile_wanted = True
             else:
                 await self.changed.wait()
+
+    def _pause_after_end(self) -> float:
+        """Return the seconds to the next look at the record of a task that has ended."""
+        pause = LATE_REPORTS[max(self.read_after_end - 1, 0)]
+        return min(pause * 2.0 ** min(self.unread, 10), max(pause, LONGEST_BACK_OFF))
 
     def _verdict(self) -> Verdict:
         reconciled = self.read_after_end > len(LATE_REPORTS) or (
@@ -291,8 +310,11 @@ class Wait:
         except TaskNotFoundError:
             return  # normal for up to a minute after submission
         except GridError as error:
-            self.log.warning("%s: PanDA could not be asked: %s", self.key, error)
+            self.unread += 1
+            if self.unread == 1:
+                self.log.warning("%s: PanDA could not be asked; it is asked again: %s", self.key, error)
             return
+        self.unread = 0
         if ended:
             self.read_after_end += 1
 

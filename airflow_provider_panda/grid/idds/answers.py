@@ -6,19 +6,36 @@ Seen on idds 2.6.21 (facts/idds.md section 2, samples/idds). Objects and enumera
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Final
 
 from airflow_provider_panda.exceptions import GridAuthError, GridError, GridRefusedError, GridServerError
-from airflow_provider_panda.grid.answers import plain_text
+from airflow_provider_panda.grid.answers import decoded, plain_text, shown
+from airflow_provider_panda.grid.answers import word as text_of
 
 OPEN: Final = frozenset({"New", "Ready", "Transforming", "Extend", "ToExtend", "Throttling", "Building", "Built"})
 """States of a request that still takes works."""
 
 ENDED: Final = frozenset({"Finished", "SubFinished", "Failed", "Cancelled", "Suspended", "Expired"})
 """States of a request or transform that will not move any more by itself."""
+
+DEPTH: Final = 12
+"""How deeply nested texts are looked for in what iDDS says of an error."""
+
+MOST_TEXTS: Final = 100
+"""How many of them are told at most."""
+
+_PASSING: Final = re.compile(
+    r"DatabaseException|OperationalError|InterfaceError|Connection ?Error"
+    r"|connection (?:refused|reset|aborted|timed out)"
+    r"|Max retries exceeded|RemoteDisconnected|Remote end closed|[Rr]ead timed out|no answer from iDDS"
+    r"|Bad Gateway|Service Unavailable|Gateway Time-?out",
+    re.IGNORECASE,
+)
+"""What iDDS says when its database is away, and PanDA's relay when iDDS is."""
 
 CLOSING: Final = "ToClose"
 """Substatus of a request whose closing was taken and not yet done."""
@@ -86,7 +103,7 @@ def word(value: Any) -> str:
     if isinstance(value, Mapping):
         attributes = value.get("attributes")
         value = attributes.get("_name_") if isinstance(attributes, Mapping) else None
-    return value if isinstance(value, str) else ""
+    return text_of(value) if isinstance(value, str) else ""
 
 
 def number(value: Any) -> int | None:
@@ -94,21 +111,30 @@ def number(value: Any) -> int | None:
     if isinstance(value, bool) or not isinstance(value, (int, str)):
         return None
     try:
-        return int(value)
+        key = int(value)
     except ValueError:
         return None
+    return key if abs(key) < 2**63 else None
 
 
 def said(value: Any) -> str | None:
     """Return iDDS's words on an error as one line, or None if there are none."""
+    return plain_text("; ".join(islice(_texts(value, DEPTH), MOST_TEXTS))) or None
+
+
+def _texts(value: Any, depth: int) -> Iterator[str]:
+    """Yield the texts in a value, down to a depth: what tells an error is not nested deeply."""
     if value in (None, "", {}, []):
-        return None
-    if isinstance(value, Mapping):
-        parts = [text for key, entry in value.items() if key != "class" and (text := said(entry))]
-        return "; ".join(parts) or None
-    if isinstance(value, list):
-        return "; ".join(filter(None, map(said, value))) or None
-    return plain_text(str(value)) or None
+        return
+    if depth and isinstance(value, Mapping):
+        for key, entry in value.items():
+            if key != "class":
+                yield from _texts(entry, depth - 1)
+    elif depth and isinstance(value, list):
+        for entry in value:
+            yield from _texts(entry, depth - 1)
+    elif text := shown(value):
+        yield text
 
 
 def requests(data: Any, url: str, *, asked: int) -> list[RequestStatus]:
@@ -134,10 +160,10 @@ def requests(data: Any, url: str, *, asked: int) -> list[RequestStatus]:
     return [
         RequestStatus(
             request_id=request_id,
-            name=str(row.get("name") or ""),
+            name=text_of(row.get("name")),
             status=word(row.get("status")),
             substatus=word(row.get("substatus")),
-            username=row.get("username") if isinstance(row.get("username"), str) else None,
+            username=text_of(row.get("username")) if isinstance(row.get("username"), str) else None,
             errors=said(row.get("errors")),
             transforms=tuple(transforms[key] for key in sorted(transforms)),
         )
@@ -149,7 +175,7 @@ def requests(data: Any, url: str, *, asked: int) -> list[RequestStatus]:
 def _transform(row: Mapping[str, Any], transform_id: int) -> TransformStatus:
     return TransformStatus(
         transform_id=transform_id,
-        name=str(row.get("transform_name") or ""),
+        name=text_of(row.get("transform_name")),
         status=word(row.get("transform_status")),
         task_id=number(row.get("transform_workload_id")) or number(row.get("processing_workload_id")),
         internal_id=row.get("internal_id") if isinstance(row.get("internal_id"), str) else None,
@@ -174,7 +200,7 @@ def new_id(data: Any, field: str, url: str) -> int:
     """
     key = number(data.get(field)) if isinstance(data, Mapping) else number(data)
     if key is None:
-        raise GridRefusedError(f"{url} gave no {field}: {plain_text(str(data))}", url=url)
+        raise GridRefusedError(f"{url} gave no {field}: {shown(data)}", url=url)
     return key
 
 
@@ -188,7 +214,7 @@ def commanded(data: Any, url: str) -> None:
         code, detail = (entry[0], entry[1]) if isinstance(entry, list) and len(entry) == 2 else (None, entry)
         if code != 0:
             message = detail.get("message") if isinstance(detail, Mapping) else detail
-            raise refused(str(message), url)
+            raise refused(shown(message), url)
 
 
 def messages(data: Any, url: str) -> list[Mapping[str, Any]]:
@@ -205,7 +231,7 @@ def messages(data: Any, url: str) -> list[Mapping[str, Any]]:
         body = entry.get("body") if isinstance(entry, Mapping) else None
         if isinstance(body, str):
             try:
-                body = json.loads(body)
+                body = decoded(body)
             except (ValueError, RecursionError):
                 continue
         if isinstance(body, Mapping):
@@ -230,4 +256,6 @@ def refused(message: str, url: str) -> GridError:
         return GridRefusedError(
             "The PanDA server knows no iDDS. Set idds_host of the connection, or service to panda", url=url
         )
+    if _PASSING.search(text):
+        return GridServerError(f"iDDS failed: {text}. It often passes by itself", url=url, status=200)
     return GridRefusedError(f"iDDS refused: {text}", url=url)

@@ -27,6 +27,10 @@ GROWTH: Final = 1.5
 """How much longer each pause is than the one before, up to the poll interval."""
 
 
+AT_ONCE: Final = 8
+"""Listings under way: while iDDS is slow or away, those of many DAG runs wait here and not in its queue."""
+
+
 class RequestSource(Protocol):
     """What a board asks: an :class:`~airflow_provider_panda.grid.idds.client.AsyncIddsClient`."""
 
@@ -68,6 +72,7 @@ class RequestBoard:
         self._waiting: dict[int, dict[_Waiting, None]] = {}
         self._polls: dict[int, asyncio.Task[None]] = {}
         self._sooner: dict[int, asyncio.Event] = {}
+        self._turns = asyncio.Semaphore(AT_ONCE)
 
     @contextmanager
     def waiting(self, request_id: int, transform_id: int, deliver: Deliver) -> Iterator[None]:
@@ -113,7 +118,8 @@ class RequestBoard:
     async def _list(self, request_id: int, trouble: str) -> str:
         """List a request once and tell who waits; return the kind of what went wrong, which is logged once."""
         try:
-            status = await self._source.request(request_id)
+            async with self._turns:
+                status = await self._source.request(request_id)
         except GridError as error:
             if type(error).__name__ != trouble:
                 log.warning("iDDS request %d cannot be listed (its tasks wait on): %s", request_id, error)

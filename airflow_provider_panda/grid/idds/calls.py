@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, Protocol
 
-from airflow_provider_panda.exceptions import GridAuthError, GridRefusedError, GridServerError
-from airflow_provider_panda.grid.answers import plain_text
+from airflow_provider_panda.exceptions import GridAuthError, GridError, GridRefusedError, GridServerError
+from airflow_provider_panda.grid.answers import decoded, plain_text, shown
 from airflow_provider_panda.grid.idds.answers import refused
 from airflow_provider_panda.grid.session import Reply, Request, base_url
 
@@ -106,14 +106,14 @@ class Relayed:
         answer = _json(reply)
         if isinstance(answer, Mapping) and answer.get("success") is False:
             raise GridAuthError(
-                f"PanDA's relay refused: {plain_text(str(answer.get('message')))}. Check auth of the connection",
+                f"PanDA's relay refused: {shown(answer.get('message'))}. Check auth of the connection",
                 url=reply.url,
             )
         if not isinstance(answer, list) or len(answer) != 2:
-            raise GridServerError(f"PanDA's relay gave no pair: {plain_text(str(answer))}", url=reply.url, status=200)
+            raise GridServerError(f"PanDA's relay gave no pair: {shown(answer)}", url=reply.url, status=200)
         done, value = answer
         if done is not True:
-            raise refused(str(value), reply.url)
+            raise refused(shown(value), reply.url)
         # ClientManager turns every exception into (False, text).
         if isinstance(value, list) and len(value) == 2 and value[0] is False and isinstance(value[1], str):
             raise refused(value[1], reply.url)
@@ -153,8 +153,8 @@ def _json(reply: Reply) -> Any:
             raise _http_error(reply)
         return None
     try:
-        return json.loads(reply.body)
-    except (ValueError, RecursionError):
+        return decoded(reply.body)
+    except ValueError:
         if reply.status != 200:
             raise _http_error(reply) from None
         text = plain_text(reply.body[:400].decode(errors="replace"))
@@ -170,11 +170,11 @@ def _message(error: Any) -> str:
     text = error.get("ExceptionMessage") if isinstance(error, Mapping) else error
     if isinstance(text, str) and text.startswith("{"):
         with contextlib.suppress(ValueError, AttributeError):
-            text = json.loads(text).get("msg", text)
-    return str(text)
+            text = decoded(text).get("msg", text)
+    return shown(text)
 
 
-def _http_error(reply: Reply) -> Exception:
+def _http_error(reply: Reply) -> GridError:
     text = plain_text(reply.complaint or reply.body[:2000].decode(errors="replace"))
     told = f": {text}" if text else ""
     if reply.status in (401, 403):
@@ -182,6 +182,13 @@ def _http_error(reply: Reply) -> Exception:
             f"{reply.url} refuses the credentials (HTTP {reply.status}){told}. Check auth and vo of the connection",
             url=reply.url,
         )
-    if reply.status >= 500:
-        return GridServerError(f"{reply.url} failed with HTTP {reply.status}{told}", url=reply.url, status=reply.status)
+    page = reply.body.lstrip()[:1] == b"<"  # iDDS itself answers with JSON: somebody stands before it
+    if reply.status >= 500 or reply.status in (408, 429) or page or 300 <= reply.status < 400:
+        return GridServerError(
+            f"{reply.url} failed with HTTP {reply.status}{told}. It often passes by itself; if not, check idds_host of "
+            "the connection",
+            url=reply.url,
+            status=reply.status,
+            retry_after=reply.retry_after,
+        )
     return GridRefusedError(f"{reply.url} answers with HTTP {reply.status}{told}", url=reply.url)

@@ -19,7 +19,7 @@ from airflow_provider_panda.grid.idds.answers import RequestStatus, TransformSta
 from airflow_provider_panda.grid.idds.client import IddsClient
 from airflow_provider_panda.grid.idds.work import RunRequest, Site, request_properties, transform_properties
 from airflow_provider_panda.grid.panda import PandaGrid
-from airflow_provider_panda.grid.retry import RetryPolicy, again
+from airflow_provider_panda.grid.retry import PATIENT, RetryPolicy, again
 from airflow_provider_panda.grid.session import base_url
 from airflow_provider_panda.grid.task import TaskSpec
 
@@ -135,7 +135,7 @@ class IddsGrid:
         self.client = client
         self.panda = panda
         self._secret = secret
-        self._policy = policy or RetryPolicy()
+        self._policy = policy or PATIENT
         self._pause = pause
         self._draw = draw
         self._latency = 0.0
@@ -265,14 +265,22 @@ class IddsGrid:
         :raises GridError: no usable answer, also after further attempts.
         """
         request = run.request(self._secret)
+        unsure = False
 
         def attempt() -> int:
-            known = self._transform(request_id, spec.name)
-            if known is not None:
-                log.info("%s: iDDS has the task already: transform %d", spec.key, known.transform_id)
-                return known.transform_id
-            properties = transform_properties(spec, request, request_id, self._site())
-            return self.client.add_transform(request_id, properties)
+            nonlocal unsure
+            known = self._transforms(request_id, spec.name)
+            if not known:
+                properties = transform_properties(spec, request, request_id, self._site())
+                was_unsure, unsure = unsure, True
+                made = self.client.add_transform(request_id, properties)
+                # A call whose answer was late and not lost may have been acted on after it was looked for.
+                known = (was_unsure and self._transforms(request_id, spec.name)) or [made]
+            else:
+                log.info("%s: iDDS has the task already: transform %d", spec.key, known[0])
+            for surplus in known[1:]:
+                self._end_surplus(spec.key, request_id, surplus)
+            return known[0]
 
         transform_id = again(self._policy, f"submit of {spec.key}", attempt, pause=self._pause)
         return Submitted(
@@ -281,10 +289,23 @@ class IddsGrid:
             task_name=panda_task_name(spec.name, request_id, transform_id),
         )
 
-    def _transform(self, request_id: int, name: str) -> TransformStatus | None:
+    def _transforms(self, request_id: int, name: str) -> list[int]:
+        """Return the ids of the transforms of a name, the lowest first."""
         status = self.client.request(request_id)
         transforms = status.transforms if status is not None else ()
-        return next((transform for transform in transforms if transform.name == name), None)
+        return sorted(transform.transform_id for transform in transforms if transform.name == name)
+
+    def _end_surplus(self, key: str, request_id: int, transform_id: int) -> None:
+        """Kill what a submission made twice; iDDS has no uniqueness of its own for transforms."""
+        try:
+            self.kill(request_id, transform_id)
+        except GridError as error:
+            log.warning(
+                "%s: iDDS made its task twice, and that of transform %d could not be killed: %s",
+                key, transform_id, error,
+            )  # fmt: skip
+        else:
+            log.warning("%s: iDDS made its task twice; that of transform %d was killed", key, transform_id)
 
     def task_id(self, request_id: int, transform_id: int) -> int | None:
         """Return the jediTaskID of a transform, or None while iDDS has not submitted it.

@@ -21,6 +21,7 @@ from airflow_provider_panda.exceptions import (
     GridUnreachableError,
     TaskNotFoundError,
 )
+from airflow_provider_panda.grid import board as board_module
 from airflow_provider_panda.grid import watch
 from airflow_provider_panda.grid.answers import KillOutcome
 from airflow_provider_panda.grid.board import ALONE_AFTER, LOOKED_AT_ALONE, StatusBoard
@@ -146,9 +147,9 @@ async def test_large_answers_are_decoded_off_the_loop(panda: ScriptedPanda, monk
     threads: list[str] = []
     real = watch.answers.read_answer
 
-    def spy(*args):  # type: ignore[no-untyped-def]
+    def spy(*args, **named):  # type: ignore[no-untyped-def]
         threads.append(threading.current_thread().name)
-        return real(*args)
+        return real(*args, **named)
 
     monkeypatch.setattr(watch.answers, "read_answer", spy)
     rows = [{**row(number), "errorDialog": "x" * 1000} for number in range(100)]
@@ -385,10 +386,49 @@ def test_pauses_grow_after_errors() -> None:
         one = Recorded(source, KIND, interval=10, first_after=1)
         with one.register(1, name="k", deliver=lambda _: None):
             await source.rounds(6)
+            source.listing = []
+            await source.rounds(1)
 
     asyncio.run(run())
     assert waited[0] == 1
-    assert [round(seconds) for seconds in waited[1:6]] == [20, 40, 80, 80, 80]
+    assert [round(seconds) for seconds in waited[1:7]] == [20, 40, 80, 160, 180, 180]
+    assert round(waited[-1]) == 10, "it answers again"
+
+
+def test_a_server_that_asks_to_be_left_alone_is_so_at_first() -> None:
+    waited: list[float] = []
+
+    class Recorded(StatusBoard):
+        async def _pause(self, seconds: float) -> None:
+            waited.append(seconds)
+            await asyncio.sleep(0)
+
+    async def run() -> None:
+        source = Source()
+        source.listing = GridServerError("x", retry_after=45)
+        one = Recorded(source, KIND, interval=10, first_after=1)
+        with one.register(1, name="k", deliver=lambda _: None):
+            await source.rounds(2)
+
+    asyncio.run(run())
+    assert round(waited[1]) == 45
+
+
+async def test_one_answer_to_one_task_ends_the_back_off_of_all(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(board_module, "LISTING_PAUSE", 0.0)
+    source.listing = GridUnreachableError("down")
+    one = StatusBoard(source, KIND, interval=3600, first_after=0.01)
+    heard: list[str] = []
+    with one.register(1, name="k1", deliver=lambda told: heard.append(told.status)):
+        while not one._failures:
+            await asyncio.sleep(0.01)
+        source.listing = [TaskStatus(task_id=1, name="t1", status="done", phase=phase_of("done"))]
+        with one.register(2, name="k2", deliver=lambda _: None) as second:
+            second.look()  # a wait that begins
+            async with asyncio.timeout(20):
+                while not heard:
+                    await asyncio.sleep(0.01)
+    assert heard == ["done"]
 
 
 async def looked(source: Source, questions: int) -> None:

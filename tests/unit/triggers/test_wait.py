@@ -147,14 +147,17 @@ async def test_idds_own_words_on_it_are_passed_on() -> None:
 
 
 @pytest.mark.parametrize("gone", [None, request(status="Finished")], ids=["no request", "ended without it"])
-async def test_a_transform_that_is_gone_ends_the_wait(gone: Any) -> None:
+async def test_a_transform_that_is_gone_ends_the_wait(gone: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "UNSEEN_PATIENCE", 0.1)
     event = await over(waiting(Idds(gone), Panda()))
     assert event.outcome is Outcome.ENDED
     assert event.error == f"iDDS does not know transform {TRANSFORM} any more"
 
 
 async def test_a_transform_that_is_not_listed_yet_is_waited_for() -> None:
-    idds = Idds(request(), None, request(), request(transform(task_id=TASK)))
+    """In more listings than make one count as gone: they follow a submission closely, and iDDS may be slow."""
+    unseen = [request(), None] * module.UNSEEN_LIMIT
+    idds = Idds(*unseen, request(transform(task_id=TASK)))
     panda = Panda(task("done", finished=1), records=[record(report=report())])
     event = await over(waiting(idds, panda))
     assert event.outcome is Outcome.COMPLETE
@@ -342,3 +345,48 @@ async def test_a_record_that_will_not_change_is_read_once() -> None:
     panda.records[-1] = late
     event = await waited
     assert event.results == [{"job": job, "payload": 1} for job in range(3)]
+
+
+async def test_the_record_of_an_ended_task_is_asked_for_ever_more_seldom_while_it_cannot_be_had(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Away(Panda):
+        def record_batches(self, task_id: int, *, without: Any = frozenset()) -> Any:
+            self.read += 1
+            if self.read < 6:
+                raise GridUnreachableError("connection refused")
+            return super().record_batches(task_id, without=without)
+
+    panda = Away(task("done", finished=1), records=[record(report=report())])
+    wait = waiting(Idds(), panda, awaited(task_id=TASK, request_id=None, transform_id=None))
+    pauses: list[float] = []
+    real = wait._pause_after_end
+
+    def noted() -> float:
+        pauses.append(real())
+        return 0.001
+
+    monkeypatch.setattr(wait, "_pause_after_end", noted)
+    event = await over(wait)
+    assert event.outcome is Outcome.COMPLETE
+    assert pauses == sorted(pauses)
+    assert pauses[-1] >= pauses[0] * 8
+    assert caplog.text.count("could not be asked") == 1
+
+
+def test_the_pause_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LATE_REPORTS", (5.0, 15.0, 40.0))
+    wait = waiting(Idds(), Panda())
+    assert wait._pause_after_end() == 5
+    wait.unread = 1000
+    assert wait._pause_after_end() == module.LONGEST_BACK_OFF
+
+
+async def test_a_task_that_stands_still_is_told(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("airflow_provider_panda.grid.stillness.PATIENCE", 0.05)
+    panda = Panda(*[task("registered")] * 30, task("done", finished=1), records=[record(report=report())])
+    event = await over(waiting(Idds(), panda, awaited(task_id=TASK, request_id=None, transform_id=None)))
+    assert event.outcome is Outcome.COMPLETE
+    assert caplog.text.count("ask PanDA's operators whether JEDI runs") == 1

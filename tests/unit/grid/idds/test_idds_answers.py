@@ -202,6 +202,13 @@ def test_stored_messages() -> None:
         ("The OIDC token is expired", GridAuthError, "Ask its operators"),
         ("configparser.NoSectionError: No section: 'rest'", GridRefusedError, "knows no iDDS"),
         ("<b>anything</b> else", GridRefusedError, "iDDS refused: anything else"),
+        (
+            "failed to execute command with HTTPConnectionPool(host='idds', port=443): Max retries exceeded with url",
+            GridServerError,
+            "passes by itself",
+        ),
+        ("(psycopg2.OperationalError) server closed the connection unexpectedly", GridServerError, "passes by itself"),
+        ("failed to execute command with no answer from iDDS within 30 s", GridServerError, "passes by itself"),
     ],
 )
 def test_refusals_say_what_to_do(text: str, kind: type[GridError], says: str) -> None:

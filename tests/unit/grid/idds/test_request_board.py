@@ -289,3 +289,35 @@ async def test_one_may_leave_while_being_told() -> None:
     stack.enter_context(board.waiting(1, 1, deliver))
     await no_polls()
     assert told == [1]
+
+
+async def test_requests_of_many_runs_are_listed_a_few_at_a_time() -> None:
+    """An iDDS that stalls has no five thousand calls before it, and all are told when it answers."""
+    answering = asyncio.Event()
+    under_way = most = 0
+
+    class Stalled:
+        async def request(self, request_id: int) -> RequestStatus | None:
+            nonlocal under_way, most
+            under_way += 1
+            most = max(most, under_way)
+            try:
+                await answering.wait()
+                return listing(7, request_id=request_id)
+            finally:
+                under_way -= 1
+
+    board = RequestBoard(Stalled(), interval=60, first_after=0.01)
+    heard = [Heard() for _ in range(300)]
+    with contextlib.ExitStack() as stack:
+        for number, one in enumerate(heard):
+            stack.enter_context(board.waiting(number, 7, one))
+        async with asyncio.timeout(PATIENCE):
+            while under_way < module.AT_ONCE:
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(0)
+        answering.set()
+        async with asyncio.timeout(PATIENCE):
+            while not all(one.told for one in heard):
+                await asyncio.sleep(0.01)
+    assert most == module.AT_ONCE

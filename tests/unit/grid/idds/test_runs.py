@@ -23,6 +23,7 @@ from airflow_provider_panda.grid.idds import runs
 from airflow_provider_panda.grid.idds.answers import RequestStatus, TransformStatus
 from airflow_provider_panda.grid.idds.runs import DagRun, IddsGrid, RunClosing, Submitted, generation_of, without_reason
 from airflow_provider_panda.grid.names import task_name
+from airflow_provider_panda.grid.retry import PATIENT
 from airflow_provider_panda.grid.task import TaskSpec, task_key
 from tests.unit.grid.idds.memory import MemoryIdds, panda
 
@@ -224,11 +225,11 @@ def test_refusals_are_not_tried_again(bench: Bench) -> None:
 
 
 def test_an_idds_that_is_away_is_told_after_some_attempts(bench: Bench) -> None:
-    for _ in range(10):
+    for _ in range(PATIENT.attempts):
         bench.idds.lose("request_ids", executed=False)
     with pytest.raises(GridUnreachableError):
         bench.grid.request_for(RUN, key(0))
-    assert bench.idds.calls == ["request_ids"] * 4
+    assert bench.idds.calls == ["request_ids"] * PATIENT.attempts
 
 
 def test_a_request_that_is_not_listed_is_told(bench: Bench) -> None:
@@ -288,6 +289,29 @@ def test_a_task_becomes_one_transform(bench: Bench) -> None:
     assert bench.grid.submit(spec(), RUN, request_id) == submitted  # the same try once more
     assert bench.idds.calls.count("add_transform") == 1
     assert bench.grid.submit(spec(1), RUN, request_id).transform_id == 102
+
+
+@pytest.mark.parametrize("late", [1, 2])
+def test_calls_that_are_acted_on_late_leave_one_task(late: int, caplog: pytest.LogCaptureFixture) -> None:
+    """A proxy held them until after they had been given up, and their task had been looked for."""
+    bench = Bench()
+    request_id = bench.grid.request_for(RUN, key(0))
+    add = bench.idds.add_transform
+    held: list[Any] = []
+
+    def slow(request: int, properties: Any) -> int:
+        if len(held) < late:
+            held.append(properties)
+            raise GridUnreachableError("no answer in time")
+        made = [add(request, each) for each in (*held, properties)]
+        for transform_id in made:
+            bench.idds.move(request, transform_id, task_id=800 + transform_id)
+        return made[-1]
+
+    bench.idds.add_transform = slow  # type: ignore[method-assign]
+    assert bench.grid.submit(spec(), RUN, request_id).transform_id == 101
+    assert bench.kills == [902, 903][:late]
+    assert caplog.text.count("made its task twice") == late
 
 
 def test_a_lost_reply_makes_no_second_transform(bench: Bench) -> None:
