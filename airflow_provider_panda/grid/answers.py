@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from enum import Enum
 from typing import Any, Final
 
@@ -299,6 +300,7 @@ def task_status(row: Mapping[str, Any]) -> TaskStatus:
         jobs_total=_integer(row.get("nFiles")),
         jobs_finished=_integer(row.get("nFilesFinished")),
         jobs_failed=_integer(row.get("nFilesFailed")),
+        created=_unix_time(row.get("creationDate")),
     )
 
 
@@ -417,6 +419,18 @@ def _integer(value: Any) -> int | None:
         return int(value)
     except (TypeError, ValueError, OverflowError):
         return None
+
+
+def _unix_time(value: Any) -> float | None:
+    """Return a moment as Unix time; PanDA writes ``{"__datetime__": "2026-11-22T17:34:16.014908"}``, in UTC."""
+    text = value.get("__datetime__") if isinstance(value, Mapping) else value
+    if not isinstance(text, str):
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 def _text(value: Any) -> str | None:
