@@ -46,7 +46,7 @@ class AsyncPandaClient:
         self._reread = reread
         self._base = f"{base_url(endpoint.url)}/api/v1"
         self._kill_policy = kill_policy
-        self._kill_turns = asyncio.Semaphore(KILLS_AT_ONCE)
+        self._kill_turns: tuple[asyncio.AbstractEventLoop, asyncio.Semaphore] | None = None
         self._session: Session | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._brief_failed = False
@@ -151,7 +151,10 @@ class AsyncPandaClient:
         return await self._kill(task_id)
 
     async def _kill(self, task_id: int) -> KillOutcome:
-        async with self._kill_turns:
+        loop = asyncio.get_running_loop()
+        if self._kill_turns is None or self._kill_turns[0] is not loop:
+            self._kill_turns = loop, asyncio.Semaphore(KILLS_AT_ONCE)
+        async with self._kill_turns[1]:
             return await self._post("task/kill", {"task_id": task_id}, answers.killed)
 
     def adopt(self, endpoint: PandaEndpoint) -> None:
