@@ -139,10 +139,8 @@ class PandaFunctionTrigger(BaseTrigger):
         """
         shared = await shared_connection(self.panda_conn_id)
         task_id = self.awaited.task_id
-        if task_id is None:
-            request_id, transform_id = self.awaited.request_id, self.awaited.transform_id
-            assert request_id is not None
-            assert transform_id is not None
+        request_id, transform_id = self.awaited.request_id, self.awaited.transform_id
+        if task_id is None and request_id is not None and transform_id is not None:
             request = await shared.idds.request(request_id)
             try:
                 task_id = task_of(request, request_id, transform_id)
@@ -151,4 +149,5 @@ class PandaFunctionTrigger(BaseTrigger):
                 return
             if task_id is None:
                 raise TaskNotFoundError(f"iDDS has not given transform {transform_id} to PanDA yet")
-        await shared.client.kill(task_id, policy=AT_ONCE)
+        if task_id is not None:
+            await shared.client.kill(task_id, policy=AT_ONCE)

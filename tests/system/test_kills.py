@@ -299,10 +299,10 @@ def test_marks_clears_and_deletions_kill_their_tasks_and_no_others(kills: Stack)
         told = grid_tasks(kills, run_id)
         assert {task_id for task_id in told if is_killed(told[task_id])} == gone, name
 
-    # The cleared ones are submitted anew and wait again.
-    wait_deferred(kills, run_id, COUNT - 3 * fifth)
+    # The cleared ones are submitted anew, and so are deleted ones: the scheduler makes them again.
+    wait_deferred(kills, run_id, COUNT - 2 * fifth)
     left = set(grid_tasks(kills, run_id)) - gone
-    assert len(left) == COUNT - 3 * fifth
+    assert len(left) == COUNT - 2 * fifth
     since = time.monotonic()
     fail_run(kills, run_id, None)
     wait_for_kills(kills, run_id, left, "run failed", since)
