@@ -220,6 +220,7 @@ class Reaper:
         if self._requests is None:
             return
         try:
+            # Before Airflow is asked: the request of a run that is cleared right now is then not in the list yet.
             listed = self._requests.requests_of_instance(self._instance)
             if not listed:
                 return
