@@ -10,6 +10,23 @@ _OUTPUT = Arg(
     ("-o", "--output"), help="plain: a line a step; json: one object", choices=("plain", "json"), default="plain"
 )
 
+_REAP_ARGS = (
+    Arg(("--dry-run",), help="tell what would be killed, and kill nothing", action="store_true"),
+    Arg(
+        ("--grace",),
+        help="seconds after its submission and after the end of its task instance in which a grid task is spared "
+        "(default 600)",
+        type=float,
+        default=600.0,
+    ),
+    Arg(
+        ("--unknown",),
+        help="kill as well what has a key of this instance but no task instance in this database (deleted, or of "
+        "another Airflow with the same instance secret)",
+        action="store_true",
+    ),
+)
+
 _GRID_ARGS = (
     Arg(("--host",), help="address to listen on (default 127.0.0.1)", default="127.0.0.1"),
     Arg(("--http-port",), help="port of the PanDA server; 0 for a free one", type=int, default=25080),
@@ -40,6 +57,12 @@ def get_panda_commands() -> list[GroupCommand]:
                     help="try a connection step by step and say what is wrong; changes nothing",
                     func=lazy_load_command("airflow_provider_panda.commands.check.check"),
                     args=(_CONN, _OUTPUT),
+                ),
+                ActionCommand(
+                    name="reap",
+                    help="find and kill grid tasks of this Airflow that no task instance waits for; fit for cron",
+                    func=lazy_load_command("airflow_provider_panda.commands.reap.reap"),
+                    args=(_CONN, *_REAP_ARGS, _OUTPUT),
                 ),
                 ActionCommand(
                     name="grid",

@@ -26,6 +26,10 @@ class ConfigurationError(PandaProviderError):
         super().__init__(f"{subject}: {problem}. {remedy}")
 
 
+class AirflowUnreadableError(PandaProviderError):
+    """Airflow's database or REST API does not say what it waits for; nothing is decided without."""
+
+
 # --- packaging a function (before submission) ---------------------------------------------------------------
 
 

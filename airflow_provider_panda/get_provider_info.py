@@ -24,6 +24,7 @@ def get_provider_info() -> dict[str, Any]:
                 "integration-name": "PanDA",
                 "python-modules": [
                     "airflow_provider_panda.operators.function",
+                    "airflow_provider_panda.operators.reap",
                     "airflow_provider_panda.operators.task",
                     "airflow_provider_panda.operators.workflow",
                 ],

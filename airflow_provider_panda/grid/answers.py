@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from enum import Enum
 from typing import Any, Final
 
@@ -340,6 +341,7 @@ def task_status(row: Mapping[str, Any]) -> TaskStatus:
         jobs_total=_integer(row.get("nFiles")),
         jobs_finished=_integer(row.get("nFilesFinished")),
         jobs_failed=_integer(row.get("nFilesFailed")),
+        created=_unix_time(row.get("creationDate")),
     )
 
 
@@ -466,6 +468,18 @@ def word(value: Any) -> str:
     if isinstance(value, str) and value.isprintable() and len(value) <= _LONGEST_NAME:
         return value
     return shown(value, _LONGEST_NAME) if value else ""
+
+
+def _unix_time(value: Any) -> float | None:
+    """Return a moment as Unix time; PanDA writes ``{"__datetime__": "2026-11-22T17:34:16.014908"}``, in UTC."""
+    text = value.get("__datetime__") if isinstance(value, Mapping) else value
+    if not isinstance(text, str):
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 def _text(value: Any) -> str | None:

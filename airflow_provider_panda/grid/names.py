@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 
 
 def secret_name(instance: str) -> str:
@@ -23,6 +24,15 @@ def task_name(dag_id: str, task_id: str, run_id: str, key: str) -> str:
     among the newest tasks only (spec/panda_api.yaml, task/get_tasks_detailed_info_since).
     """
     return "-".join(["airflow", *(_name_part(part, 40) for part in (dag_id, task_id, run_id)), key])
+
+
+def key_in(name: str, instance: str) -> str | None:
+    """Return the task key of an Airflow instance in a PanDA task name, or None for a task of anybody else's.
+
+    The key is the name's end, behind which iDDS writes its request and transform.
+    """
+    found = re.search(rf"(?:^|[^a-z0-9])(af{re.escape(instance)}[a-z2-7]{{14}})(?:_\d+_\d+)?$", name)
+    return found[1] if found else None
 
 
 def _name_part(text: str, length: int) -> str:
@@ -60,3 +70,14 @@ def generation_of(name: str, mark: str) -> int | None:
     _, found, rest = name.rpartition(f"-{mark}-g")
     digits = rest.partition("-")[0]
     return int(digits) if found and digits.isdigit() else None
+
+
+def mark_in(name: str, instance: str) -> str | None:
+    """Return the mark of a DAG run (:func:`run_mark`) in the name of a request of this instance, else None."""
+    found = re.search(rf"-(af{re.escape(instance)}[a-z2-7]{{14}})-g\d+-", name)
+    return found[1] if found else None
+
+
+def instance_pattern(instance: str) -> str:
+    """Return the pattern that lists the requests of all DAG runs of an Airflow instance."""
+    return f"airflow-*-af{instance}*-g*"

@@ -177,6 +177,7 @@ class TaskStatus:
     :param jobs_total: number of inputs, that is of jobs without their further attempts; None if not known yet.
     :param jobs_finished: how many of them succeeded.
     :param jobs_failed: how many of them failed for good.
+    :param created: Unix time in seconds at which it was submitted, where PanDA tells.
     """
 
     task_id: int
@@ -187,6 +188,7 @@ class TaskStatus:
     jobs_total: int | None = None
     jobs_finished: int | None = None
     jobs_failed: int | None = None
+    created: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 from collections.abc import AsyncIterator
 from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
 
-from airflow_provider_panda.exceptions import GridError, GridRefusedError, TaskNotFoundError
-from airflow_provider_panda.grid.idds.runs import APPEARANCE, task_of
+from airflow_provider_panda.exceptions import TaskNotFoundError
+from airflow_provider_panda.grid.idds.runs import task_of
 from airflow_provider_panda.grid.outcome import CallPolicy
-from airflow_provider_panda.grid.retry import passes_by_itself
-from airflow_provider_panda.triggers.connections import SharedConnection, shared_connection
+from airflow_provider_panda.triggers.connections import shared_connection
 from airflow_provider_panda.triggers.ending import Returns, leave_return_value, plain_values
 from airflow_provider_panda.triggers.event import FunctionEvent
 from airflow_provider_panda.triggers.firing import settled, turn_to_fire
 from airflow_provider_panda.triggers.ids import TASK_KEY_KEY, tell_task_id
-from airflow_provider_panda.triggers.kill import kill_unless_still_waited_for
+from airflow_provider_panda.triggers.kill import AT_ONCE, kill_unless_still_waited_for
 from airflow_provider_panda.triggers.wait import Awaited, Wait
 
 
@@ -135,30 +133,21 @@ class PandaFunctionTrigger(BaseTrigger):
         )
 
     async def _kill(self) -> None:
+        """Kill the task, or find that there is nothing to kill.
+
+        :raises TaskNotFoundError: iDDS has not given it to PanDA yet.
+        """
         shared = await shared_connection(self.panda_conn_id)
         task_id = self.awaited.task_id
         request_id, transform_id = self.awaited.request_id, self.awaited.transform_id
         if task_id is None and request_id is not None and transform_id is not None:
-            task_id = await self._appeared(shared, request_id, transform_id)
-        if task_id is not None:
-            await shared.client.kill(task_id)
-
-    async def _appeared(self, shared: SharedConnection, request_id: int, transform_id: int) -> int | None:
-        """Return the PanDA task of a transform once iDDS has submitted it, or None if that will not happen."""
-        trouble: GridError | None = None
-        for pause in (*APPEARANCE.pauses(), None):
+            request = await shared.idds.request(request_id)
             try:
-                task_id = task_of(await shared.idds.request(request_id), request_id, transform_id)
+                task_id = task_of(request, request_id, transform_id)
             except TaskNotFoundError as error:
                 self.log.info("%s: nothing to kill: %s", self.awaited.task_key, error)
-                return None
-            except GridError as error:
-                if not passes_by_itself(error):
-                    raise
-                trouble = error
-            else:
-                if task_id is not None:
-                    return task_id
-            if pause is not None:
-                await asyncio.sleep(pause)
-        raise trouble or GridRefusedError(f"iDDS has not given transform {transform_id} to PanDA yet")
+                return
+            if task_id is None:
+                raise TaskNotFoundError(f"iDDS has not given transform {transform_id} to PanDA yet")
+        if task_id is not None:
+            await shared.client.kill(task_id, policy=AT_ONCE)

@@ -13,12 +13,15 @@ from typing import Any, Final
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
+from airflow_provider_panda.exceptions import GridError
+from airflow_provider_panda.grid.answers import KillOutcome
 from airflow_provider_panda.grid.idds.answers import RequestStatus, TransformStatus
 from airflow_provider_panda.grid.idds.end import end_request
+from airflow_provider_panda.grid.watch import AsyncPandaClient
 from airflow_provider_panda.triggers.connections import SharedConnection, request_board, shared_connection
 from airflow_provider_panda.triggers.event import Outcome
 from airflow_provider_panda.triggers.firing import settled, turn_to_fire
-from airflow_provider_panda.triggers.kill import kill_unless_still_waited_for
+from airflow_provider_panda.triggers.kill import AT_ONCE, kill_unless_still_waited_for
 
 WORKFLOW_REQUEST_KEY: Final = "idds_workflow_request_id"
 """XCom and task state key of the request that a task instance submitted for itself."""
@@ -163,7 +166,10 @@ class IddsRequestTrigger(BaseTrigger):
 
         async def end() -> None:
             shared = await shared_connection(self.panda_conn_id)
-            await end_request(shared.idds, shared.client, request_id)
+            killer = _Killer(shared.client)
+            await end_request(shared.idds, killer, request_id)
+            if killer.failed is not None:
+                raise killer.failed  # what was killed already takes another kill for what it is
 
         await kill_unless_still_waited_for(
             self.task_instance,
@@ -174,6 +180,21 @@ class IddsRequestTrigger(BaseTrigger):
             by_hand=f"abort request {request_id} at iDDS and kill its PanDA tasks by hand",
             log=self.log,
         )
+
+
+class _Killer:
+    """Kills the tasks of a request, and keeps why one could not be killed."""
+
+    def __init__(self, client: AsyncPandaClient) -> None:
+        self._client = client
+        self.failed: GridError | None = None
+
+    async def kill(self, task_id: int) -> KillOutcome:
+        try:
+            return await self._client.kill(task_id, policy=AT_ONCE)
+        except GridError as error:
+            self.failed = error
+            raise
 
 
 class _Wait:

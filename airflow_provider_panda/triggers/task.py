@@ -30,7 +30,7 @@ from airflow_provider_panda.triggers.connections import (
 from airflow_provider_panda.triggers.event import Outcome
 from airflow_provider_panda.triggers.firing import settled, turn_to_fire
 from airflow_provider_panda.triggers.ids import TASK_ID_KEY
-from airflow_provider_panda.triggers.kill import kill_unless_still_waited_for
+from airflow_provider_panda.triggers.kill import AT_ONCE, kill_unless_still_waited_for
 
 UNKNOWN_PATIENCE: Final = 600.0
 """Seconds after which a task made elsewhere does not exist that PanDA never showed: registrations take a minute."""
@@ -161,7 +161,7 @@ class PandaTaskTrigger(BaseTrigger):
 
         async def kill() -> None:
             shared = await shared_connection(self.panda_conn_id)
-            await shared.client.kill(task_id)
+            await shared.client.kill(task_id, policy=AT_ONCE)
 
         await kill_unless_still_waited_for(
             self.task_instance,

@@ -7,7 +7,7 @@ import hmac
 import logging
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -241,8 +241,22 @@ class IddsGrid:
 
         :raises GridError: iDDS cannot be asked, or refuses.
         """
+        return self.close_ended(sorted(self.requests_of(run).values()))
+
+    def requests_of_instance(self, instance: str) -> dict[str, int]:
+        """Return the ids of the requests of all DAG runs of an Airflow instance, by name.
+
+        :raises GridError: iDDS cannot be asked.
+        """
+        return self.client.request_ids(names.instance_pattern(instance))
+
+    def close_ended(self, request_ids: Iterable[int]) -> RunClosing:
+        """Close those of some requests that are open and whose works have ended; each look is a call.
+
+        :raises GridError: iDDS cannot be asked, or refuses.
+        """
         closed, waiting = [], []
-        for request_id in sorted(self.requests_of(run).values()):
+        for request_id in request_ids:
             status = self.client.request(request_id)
             if status is None or not status.takes_works:
                 continue

@@ -117,7 +117,7 @@ async def test_killing_ends_the_jobs() -> None:
     name = trigger.awaited.task_name
     task = await until(lambda: found_running(grid, name))
 
-    await trigger._kill()
+    await trigger.on_kill()
 
     ended = await until(lambda: found_ended(grid, name))
     assert ended.phase is Phase.KILLED

@@ -20,6 +20,7 @@ from airflow_provider_panda.operators.workflow import IddsWorkflowOperator
 from airflow_provider_panda.sensors.request import IddsRequestSensor
 from airflow_provider_panda.triggers import kill as kill_module
 from airflow_provider_panda.triggers import request as request_module
+from airflow_provider_panda.triggers.looks import Place
 from airflow_provider_panda.triggers.request import WORKFLOW_REQUEST_KEY, IddsRequestTrigger
 from demo.processes import environment
 from tests.stack.stack import Stack
@@ -140,7 +141,11 @@ async def test_on_kill_aborts_the_request_and_kills_its_task(
     task_id = task_of_first()
     assert task_id is not None
     trigger.task_instance = attempt.ti  # type: ignore[assignment]
-    monkeypatch.setattr(kill_module, "_task_states", lambda ti: {"failed"})
+
+    async def state_at(place: Place) -> str:
+        return "failed"
+
+    monkeypatch.setattr(kill_module, "state_at", state_at)
     monkeypatch.setattr(kill_module.XCom, "get_one", lambda **_: request_id)
     await trigger.on_kill()
     await until(lambda: panda.status(task_id).status, "aborted")

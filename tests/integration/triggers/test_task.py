@@ -22,6 +22,7 @@ from airflow_provider_panda.sensors.task import PandaTaskSensor
 from airflow_provider_panda.triggers import kill as kill_module
 from airflow_provider_panda.triggers import task as task_module
 from airflow_provider_panda.triggers.event import Outcome
+from airflow_provider_panda.triggers.looks import Place
 from airflow_provider_panda.triggers.task import PandaTaskTrigger
 from demo.grid import Grid
 from tests.stack.activemq import ActiveMQ
@@ -174,7 +175,11 @@ async def test_on_kill_kills_unless_another_triggerer_has_the_task(
     trigger = await asyncio.to_thread(attempt.trigger)
     task_id = attempt.ti.xcoms["panda_task_id"]
     trigger.task_instance = attempt.ti  # type: ignore[assignment]
-    monkeypatch.setattr(kill_module, "_task_states", lambda ti: {"deferred"} if reassigned else {"failed"})
+
+    async def state_at(place: Place) -> str:
+        return "deferred" if reassigned else "failed"
+
+    monkeypatch.setattr(kill_module, "state_at", state_at)
     monkeypatch.setattr(kill_module.XCom, "get_one", lambda **_: task_id)
     await trigger.on_kill()
     await until(panda, task_id, "done" if reassigned else "aborted")

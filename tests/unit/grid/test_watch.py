@@ -193,6 +193,37 @@ async def test_kill(panda: ScriptedPanda) -> None:
         await client(panda).kill(4)
 
 
+@pytest.mark.parametrize("times", [1, 2])
+def test_few_kills_are_under_way_at_once(panda: ScriptedPanda, monkeypatch: pytest.MonkeyPatch, times: int) -> None:
+    """A DAG run that is marked failed may end a thousand tasks, and any loop may do so."""
+    under_way, most = 0, 0
+
+    async def post(method: str, body: object, read: object) -> KillOutcome:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        await asyncio.sleep(0)
+        under_way -= 1
+        return KillOutcome.REGISTERED
+
+    one = client(panda)
+    monkeypatch.setattr(one, "_post", post)
+
+    async def kill_many() -> None:
+        await asyncio.gather(*(one.kill(number) for number in range(50)))
+
+    for _ in range(times):
+        asyncio.run(kill_many())
+    assert most == watch.KILLS_AT_ONCE
+
+
+async def test_a_kill_is_tried_as_often_as_its_caller_says(panda: ScriptedPanda) -> None:
+    panda.on("task/kill", status(502))
+    with pytest.raises(GridServerError):
+        await client(panda).kill(4, policy=RetryPolicy(attempts=1))
+    assert len(panda.seen) == 1
+
+
 async def test_a_renewed_token_file_is_used(panda: ScriptedPanda, tmp_path: Path) -> None:
     file = tmp_path / "token"
     panda.on("task/get_job_ids", envelope([]))

@@ -9,6 +9,7 @@ from typing import Any
 from airflow_provider_panda.exceptions import TaskNotFoundError
 from airflow_provider_panda.grid.answers import KillOutcome
 from airflow_provider_panda.grid.idds.answers import RequestStatus, TransformStatus
+from airflow_provider_panda.grid.retry import RetryPolicy
 from airflow_provider_panda.grid.task import JobRecord, TaskStatus, phase_of
 from airflow_provider_panda.hooks.panda import parse
 from airflow_provider_panda.payload import envelope
@@ -87,6 +88,7 @@ class Panda:
         self.records = list(records)
         self.listed: list[str] = []
         self.killed: list[int] = []
+        self.refusals: list[Exception] = []
         self.read = 0
 
     def _next(self) -> TaskStatus:
@@ -115,7 +117,9 @@ class Panda:
             self.read += 1
             yield [record]
 
-    async def kill(self, task_id: int) -> KillOutcome:
+    async def kill(self, task_id: int, *, policy: RetryPolicy | None = None) -> KillOutcome:
+        if self.refusals:
+            raise self.refusals.pop(0)
         self.killed.append(task_id)
         return KillOutcome.REGISTERED
 

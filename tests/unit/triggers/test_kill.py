@@ -10,7 +10,14 @@ from typing import Any
 import pytest
 
 from airflow_provider_panda import configuration
-from airflow_provider_panda.exceptions import GridServerError
+from airflow_provider_panda.exceptions import (
+    ConfigurationError,
+    GridAuthError,
+    GridRefusedError,
+    GridServerError,
+    GridUnreachableError,
+    TaskNotFoundError,
+)
 from airflow_provider_panda.grid.retry import RetryPolicy
 from airflow_provider_panda.grid.task import JobRecord
 from airflow_provider_panda.links import LINK_KEY, PandaTaskLink
@@ -18,6 +25,7 @@ from airflow_provider_panda.triggers import function, ids, kill
 from airflow_provider_panda.triggers.function import PandaFunctionTrigger
 from airflow_provider_panda.triggers.ids import tell_task_id
 from airflow_provider_panda.triggers.kill import is_still_waited_for, kill_unless_still_waited_for
+from airflow_provider_panda.triggers.looks import Place
 from tests.unit.triggers.scripted import (
     KEY,
     REQUEST,
@@ -40,14 +48,23 @@ class Airflow:
     """What the supervisor says of a task instance, and the XComs that are set."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.states: set[str] = {"failed"}
+        self.state: str | None = "failed"
         self.current: Any = KEY
         self.xcoms: dict[str, Any] = {}
         self.error: Exception | None = None
         self.asked: list[dict[str, Any]] = []
-        monkeypatch.setattr(kill, "_task_states", lambda ti: self.states)
+        self.troubles: list[Exception] = []
+        monkeypatch.setattr(kill, "state_at", self._state_at)
+        monkeypatch.setattr(kill, "LOOKS", RetryPolicy(attempts=4, first=0.01, longest=0.01))
+        monkeypatch.setattr(kill, "KILLS", RetryPolicy(attempts=4, first=0.01, longest=0.01))
         monkeypatch.setattr(kill.XCom, "get_one", self._get_one)
         monkeypatch.setattr(ids.XCom, "set", self._set)
+
+    async def _state_at(self, place: Place) -> str | None:
+        assert place == Place("dag", "run", "task", -1)
+        if self.troubles:
+            raise self.troubles.pop(0)
+        return self.state
 
     def _get_one(self, **where: Any) -> Any:
         self.asked.append(where)
@@ -66,23 +83,24 @@ def airflow(monkeypatch: pytest.MonkeyPatch) -> Airflow:
 
 
 @pytest.mark.parametrize(
-    ("ti", "states", "current", "still"),
+    ("ti", "state", "current", "still"),
     [
-        (None, {"deferred"}, KEY, False),
-        (TI, {"deferred"}, KEY, True),
-        (TI, {"deferred"}, "another key", False),
-        (TI, {"deferred"}, None, False),
-        (TI, {"failed"}, KEY, False),
-        (TI, {"queued", "running"}, KEY, False),
-        (TI, set(), KEY, False),
+        (None, "deferred", KEY, False),
+        (TI, "deferred", KEY, True),
+        (TI, "deferred", "another key", False),
+        (TI, "deferred", None, False),
+        (TI, "failed", KEY, False),
+        (TI, "queued", KEY, False),
+        (TI, None, KEY, False),  # deleted, or cleared a moment ago
     ],
 )
 async def test_a_reassigned_trigger_is_told_from_a_killed_one(
-    airflow: Airflow, ti: Any, states: set[str], current: Any, still: bool
+    airflow: Airflow, ti: Any, state: str | None, current: Any, still: bool
 ) -> None:
-    airflow.states, airflow.current = states, current
+    airflow.state, airflow.current = state, current
     assert await is_still_waited_for(ti, id_key="k", own_id=KEY) is still
     assert all(where["key"] == "k" and where["run_id"] == "run" for where in airflow.asked)
+    assert len(airflow.asked) == (ti is TI and state == "deferred"), "a call to the supervisor that is not needed"
 
 
 async def settled() -> None:
@@ -112,13 +130,72 @@ async def test_the_kill_survives_the_call(airflow: Airflow) -> None:
     assert done == [1]
 
 
-async def test_a_kill_that_fails_says_what_to_do(airflow: Airflow, caplog: pytest.LogCaptureFixture) -> None:
-    async def fails() -> None:
-        raise OSError("no network")
+def attempts(*outcomes: Exception | None) -> tuple[list[int], Any]:
+    """Return a kill that ends in one way after another, and where its attempts are noted."""
+    left, made = list(outcomes), []
 
-    await kill_unless_still_waited_for(TI, id_key="k", own_id=KEY, kill=fails, what="it", by_hand="do this", log=log)
-    assert "it: could not be killed; do this" in caplog.text
+    async def attempt() -> None:
+        made.append(1)
+        outcome = left.pop(0) if left else None
+        if outcome is not None:
+            raise outcome
+
+    return made, attempt
+
+
+async def killed(action: Any) -> None:
+    await kill_unless_still_waited_for(TI, id_key="k", own_id=KEY, kill=action, what="it", by_hand="do this", log=log)
     await settled()
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        GridUnreachableError("down"), GridServerError("502", status=502), GridAuthError("expired"),
+        TaskNotFoundError("not registered"), OSError("no network"),
+    ],
+)  # fmt: skip
+async def test_a_kill_goes_on_while_that_may_help(
+    airflow: Airflow, caplog: pytest.LogCaptureFixture, trouble: Exception
+) -> None:
+    caplog.set_level(logging.INFO)
+    made, action = attempts(trouble, trouble)
+    await killed(action)
+    assert len(made) == 3
+    assert "it: killed by the user's action" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("trouble", "count"),
+    [
+        (GridUnreachableError("still down"), 4),
+        (GridRefusedError("never"), 1),
+        (ConfigurationError("connection c", "gone", "Make it"), 1),
+    ],
+)
+async def test_a_kill_that_fails_says_what_to_do(
+    airflow: Airflow, caplog: pytest.LogCaptureFixture, trouble: Exception, count: int
+) -> None:
+    made, action = attempts(*[trouble] * 10)
+    await killed(action)
+    assert len(made) == count
+    assert f"it: could not be killed: {trouble}. `airflow panda reap` will, or do this" in caplog.text
+
+
+async def test_airflow_is_asked_again_before_a_kill(airflow: Airflow) -> None:
+    airflow.troubles = [RuntimeError("the API is down")] * 3
+    made, action = attempts()
+    await killed(action)
+    assert len(made) == 1
+
+
+async def test_nothing_is_killed_while_airflow_does_not_say(airflow: Airflow, caplog: pytest.LogCaptureFixture) -> None:
+    airflow.troubles = [RuntimeError("the API is down")] * 10
+    made, action = attempts()
+    await killed(action)
+    assert made == []
+    assert "it: not killed, for Airflow cannot be asked" in caplog.text
+    assert len(airflow.troubles) == 6
 
 
 def trigger(monkeypatch: pytest.MonkeyPatch, idds: Idds, panda: Panda, **fields: Any) -> PandaFunctionTrigger:
@@ -129,7 +206,6 @@ def trigger(monkeypatch: pytest.MonkeyPatch, idds: Idds, panda: Panda, **fields:
         return connection
 
     monkeypatch.setattr(function, "shared_connection", look_up)
-    monkeypatch.setattr(function, "APPEARANCE", RetryPolicy(attempts=4, first=0.01, longest=0.01))
     made = PandaFunctionTrigger(
         panda_conn_id="c",
         task_key=KEY,
@@ -189,7 +265,7 @@ async def test_a_task_that_does_not_appear_is_told(
 
 
 async def test_a_trigger_that_moved_kills_nothing(airflow: Airflow, monkeypatch: pytest.MonkeyPatch) -> None:
-    airflow.states = {"deferred"}
+    airflow.state = "deferred"
     panda = Panda()
     await trigger(monkeypatch, Idds(), panda, **THROUGH).on_kill()
     await settled()

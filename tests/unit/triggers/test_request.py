@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
 import json
+from typing import Any
 
 import pytest
 
+from airflow_provider_panda.exceptions import GridUnreachableError
 from airflow_provider_panda.grid.idds.answers import RequestStatus, TransformStatus
+from airflow_provider_panda.grid.retry import RetryPolicy
+from airflow_provider_panda.triggers import kill
+from airflow_provider_panda.triggers import request as module
 from airflow_provider_panda.triggers.event import Outcome
 from airflow_provider_panda.triggers.request import TRANSFORMS_TOLD, IddsRequestTrigger, RequestsEvent, judge
+from tests.unit.triggers.scripted import REQUEST, TASK, Idds, Panda, shared, transform
+from tests.unit.triggers.scripted import request as listing
 
 
 def of(status: str | None, request_id: int = 1, transforms: int = 1) -> RequestStatus | None:
@@ -63,3 +72,28 @@ def test_trigger_crosses_as_json() -> None:
     assert path.endswith("triggers.request.IddsRequestTrigger")
     again = IddsRequestTrigger(**json.loads(json.dumps(fields)), of_a_newer_provider=True)
     assert again.serialize() == trigger.serialize()
+
+
+async def test_a_request_is_ended_again_until_all_its_tasks_are_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The end of a request goes on where one kill fails, and PanDA may be away for minutes."""
+    panda = Panda()
+    panda.refusals = [GridUnreachableError("down")]
+    aborted: list[int] = []
+
+    class Ended(Idds):
+        async def abort_request(self, request_id: int) -> None:
+            aborted.append(request_id)
+
+    idds = Ended(dataclasses.replace(listing(transform("Cancelled", task_id=TASK)), status="Cancelled"))
+    connection = shared(idds, panda)
+
+    async def look_up(conn_id: str) -> Any:
+        return connection
+
+    monkeypatch.setattr(module, "shared_connection", look_up)
+    monkeypatch.setattr(kill, "KILLS", RetryPolicy(attempts=3, first=0.01, longest=0.01))
+    trigger = IddsRequestTrigger(panda_conn_id="c", request_ids=[REQUEST], states=["Finished"], task_key="k")
+    monkeypatch.setattr(IddsRequestTrigger, "task_instance", None, raising=False)
+    async with asyncio.timeout(30):
+        await trigger.on_kill()
+    assert (aborted, panda.killed) == ([REQUEST, REQUEST], [TASK])

@@ -424,6 +424,16 @@ def test_a_later_generation_closes_what_the_earlier_left(bench: Bench) -> None:
     assert bench.grid.close_run(cleared) == RunClosing(closed=(1,))
 
 
+def test_the_requests_of_an_instance_are_closed_as_far_as_their_works_have_ended(bench: Bench) -> None:
+    taken = submitted(bench)
+    bench.grid.request_for(dataclasses.replace(RUN, run_id="another run"), key(3))
+    bench.grid.request_for(dataclasses.replace(RUN, instance="zzzz"), key(4))
+    listed = bench.grid.requests_of_instance(RUN.instance)
+    assert sorted(listed.values()) == [1, 2]
+    assert bench.grid.close_ended(sorted(listed.values())) == RunClosing(closed=(2,), waiting=(taken.request_id,))
+    assert bench.status(3).takes_works
+
+
 def test_a_run_without_requests(bench: Bench) -> None:
     assert bench.grid.close_run(RUN) == RunClosing()
 
