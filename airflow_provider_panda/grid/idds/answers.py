@@ -29,7 +29,7 @@ MOST_TEXTS: Final = 100
 """How many of them are told at most."""
 
 _PASSING: Final = re.compile(
-    r"DatabaseException|OperationalError|InterfaceError|Connection ?Error"
+    r"DatabaseException|OperationalError|InterfaceError|Connection ?Error|Connection exception"
     r"|connection (?:refused|reset|aborted|timed out)"
     r"|Max retries exceeded|RemoteDisconnected|Remote end closed|[Rr]ead timed out|no answer from iDDS"
     r"|Bad Gateway|Service Unavailable|Gateway Time-?out",
