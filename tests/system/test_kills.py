@@ -43,7 +43,7 @@ def kills(activemq: ActiveMQ, tmp_path_factory: pytest.TempPathFactory) -> Itera
     dags = folder / "dags"
     dags.mkdir()
     shutil.copy(ROOT / "tests/system/dags/system_kills.py", dags)
-    grid = Grid(folder / "grid", ["--slots", str(COUNT), "--queue-delay", "1"])
+    grid = Grid(folder / "grid", ["--slots", str(min(COUNT, 30)), "--queue-delay", "1"])
     try:
         airflow = Airflow(
             folder / "airflow",
