@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from airflow_provider_panda.exceptions import AirflowUnreadableError
 from airflow_provider_panda.grid.task import task_key
 from airflow_provider_panda.reaping.orphans import Attempt, GridTask, Present, id_or_none, key_or_none
 from airflow_provider_panda.triggers.ids import TASK_ID_KEY, TASK_KEY_KEY
@@ -35,7 +37,6 @@ class DatabaseWitness:
         """
         from airflow.models.taskinstance import TaskInstance
         from airflow.models.taskinstancehistory import TaskInstanceHistory
-        from airflow.utils.session import create_session
         from sqlalchemy import or_, select
 
         wanted = {task.key for task in tasks}
@@ -44,7 +45,7 @@ class DatabaseWitness:
             return {}
         since = datetime.fromtimestamp(min(created) - MARGIN, UTC)
         found: dict[str, Attempt] = {}
-        with create_session() as session:
+        with _session() as session:
             for model, id_column in (
                 (TaskInstanceHistory, TaskInstanceHistory.task_instance_id),
                 (TaskInstance, TaskInstance.id),
@@ -63,11 +64,10 @@ class DatabaseWitness:
         """Return what these task instances are now."""
         from airflow.models.dagrun import DagRun
         from airflow.models.taskinstance import TaskInstance
-        from airflow.utils.session import create_session
         from sqlalchemy import and_, select
 
         found: dict[Place, Present] = {}
-        with create_session() as session:
+        with _session() as session:
             for place in places:
                 query = (
                     select(TaskInstance.id, TaskInstance.state, TaskInstance.end_date, DagRun.state.label("run_state"))
@@ -96,14 +96,31 @@ class DatabaseWitness:
     def ended_runs(self, since: float) -> list[tuple[str, str]]:
         """Return the DAG runs that have ended."""
         from airflow.models.dagrun import DagRun
-        from airflow.utils.session import create_session
         from sqlalchemy import select
 
         query = select(DagRun.dag_id, DagRun.run_id).where(
             DagRun.state.not_in(_GOES_ON), DagRun.end_date >= datetime.fromtimestamp(since, UTC)
         )
-        with create_session() as session:
+        with _session() as session:
             return [(row.dag_id, row.run_id) for row in session.execute(query)]
+
+
+@contextmanager
+def _session() -> Iterator[Any]:
+    """Give a session of Airflow's database.
+
+    :raises AirflowUnreadableError: the database fails; told by the kind of error, for its text may hold a login.
+    """
+    from airflow.utils.session import create_session
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        with create_session() as session:
+            yield session
+    except SQLAlchemyError as error:
+        raise AirflowUnreadableError(
+            f"Airflow's database cannot be read ({type(error).__name__}). Run this where `airflow db check` works"
+        ) from error
 
 
 def _xcoms(session: Any, place: Place) -> Iterator[tuple[str, Any]]:

@@ -119,7 +119,8 @@ def _said(error: Exception) -> str:
 async def is_still_waited_for(task_instance: Any, *, id_key: str, own_id: int | str) -> bool:
     """Tell a reassigned trigger from a killed one: the task is deferred, and on this very id.
 
-    A cleared task may already be deferred again, but then on its next try's id. Nobody waits for one that was deleted.
+    A cleared task may already be deferred again, but then on its next try's id. Nobody waits for one that was deleted,
+    nor for one that the other triggerer has resumed meanwhile: its grid task is over, or to be killed.
 
     :raises Exception: Airflow could not be asked.
     """

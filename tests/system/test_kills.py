@@ -26,7 +26,7 @@ from demo.airflow import AIRFLOW, Airflow
 from demo.grid import Grid
 from demo.processes import Process
 from tests.stack.activemq import ActiveMQ
-from tests.system.conftest import ROOT, Stack, connect, warm_up
+from tests.system.conftest import ROOT, Stack, connect
 
 pytestmark = pytest.mark.timeout(1500)
 
@@ -42,9 +42,8 @@ def kills(activemq: ActiveMQ, tmp_path_factory: pytest.TempPathFactory) -> Itera
     folder = tmp_path_factory.mktemp("kills")
     dags = folder / "dags"
     dags.mkdir()
-    for source in (ROOT / "dags/hello_grid.py", ROOT / "tests/system/dags/system_kills.py"):
-        shutil.copy(source, dags)
-    grid = Grid(folder / "grid", ["--slots", str(COUNT), "--queue-delay", "1"])
+    shutil.copy(ROOT / "tests/system/dags/system_kills.py", dags)
+    grid = Grid(folder / "grid", ["--slots", str(min(COUNT, 30)), "--queue-delay", "1"])
     try:
         airflow = Airflow(
             folder / "airflow",
@@ -59,12 +58,17 @@ def kills(activemq: ActiveMQ, tmp_path_factory: pytest.TempPathFactory) -> Itera
         try:
             airflow.start()
             connect(airflow, grid, activemq)
-            warm_up(airflow)
             yield Stack(airflow=airflow, grid=grid, broker=activemq, folder=folder)
         finally:
             airflow.stop()
     finally:
         grid.stop()
+
+
+@pytest.fixture(scope="module")
+def waiting(kills: Stack) -> tuple[str, set[int]]:
+    """A run whose tasks wait, and its grid tasks; for tests in turn, since it takes a while to get there."""
+    return begun(kills, "shared")
 
 
 # --- what is looked at --------------------------------------------------------------------------------------
@@ -187,9 +191,10 @@ def end_by(process: Process, number: signal.Signals) -> None:
         each.kill()
 
 
-def test_triggerers_that_restart_stall_or_die_kill_nothing(kills: Stack) -> None:
+def test_triggerers_that_restart_stall_or_die_kill_nothing(kills: Stack, waiting: tuple[str, set[int]]) -> None:
+    """That they still wait is seen in the next test, where those that are left end well."""
     airflow = kills.airflow
-    run_id, tasks = begun(kills, "restarts")
+    run_id, tasks = waiting
     for number in (signal.SIGTERM, signal.SIGKILL):
         (before,) = triggerers_of(kills, run_id)
         end_by(airflow.processes["triggerer"], number)
@@ -220,9 +225,7 @@ def test_triggerers_that_restart_stall_or_die_kill_nothing(kills: Stack) -> None
     end_by(first, signal.SIGKILL)
     del airflow.processes["triggerer"]
     airflow.processes["triggerer"] = airflow.processes.pop("triggerer B")
-    (kills.folder / "go-restarts").touch()
-    assert airflow.wait_for_run(DAG, run_id, timeout=400) == "success"
-    assert set(grid_tasks(kills, run_id)) == tasks
+    assert_all_wait(kills, run_id, tasks, "the end of the first one")
 
 
 def log_of(stack: Stack, run_id: str, index: int) -> str:
@@ -280,8 +283,8 @@ def test_every_task_of_a_run_is_killed(kills: Stack, name: str) -> None:
     fail_run(kills, run_id, None)
 
 
-def test_marks_clears_and_deletions_kill_their_tasks_and_no_others(kills: Stack) -> None:
-    run_id, tasks = begun(kills, "actions")
+def test_marks_clears_and_deletions_kill_their_tasks_and_no_others(kills: Stack, waiting: tuple[str, set[int]]) -> None:
+    run_id, tasks = waiting
     of_index = {
         each["map_index"]: int(kills.airflow.xcom(DAG, run_id, TASK, "panda_task_id", each["map_index"]))
         for each in instances(kills, run_id)
@@ -301,11 +304,15 @@ def test_marks_clears_and_deletions_kill_their_tasks_and_no_others(kills: Stack)
 
     # The cleared ones are submitted anew, and so are deleted ones: the scheduler makes them again.
     wait_deferred(kills, run_id, COUNT - 2 * fifth)
-    left = set(grid_tasks(kills, run_id)) - gone
-    assert len(left) == COUNT - 2 * fifth
-    since = time.monotonic()
-    fail_run(kills, run_id, None)
-    wait_for_kills(kills, run_id, left, "run failed", since)
+    assert len(set(grid_tasks(kills, run_id)) - gone) == COUNT - 2 * fifth
+    (kills.folder / "go-shared").touch()
+    kills.airflow.wait_for_run(DAG, run_id, timeout=400)
+    told = grid_tasks(kills, run_id)
+    assert {task_id for task_id in told if is_killed(told[task_id])} == gone
+    states = {each["map_index"]: each["state"] for each in instances(kills, run_id)}
+    assert states == {index: "failed" if index < fifth else "success" for index in range(COUNT)}
+    values = [kills.airflow.xcom(DAG, run_id, TASK, map_index=index) for index in range(2 * fifth, COUNT)]
+    assert values == list(range(2 * fifth, COUNT))
 
 
 def test_a_deleted_dag_leaves_nothing_running(kills: Stack) -> None:
@@ -330,8 +337,8 @@ def test_execution_timeout_kills_while_waiting_and_while_submitting(kills: Stack
     wait_for_kills(kills, run_id, set(tasks), "execution_timeout", time.monotonic())
 
 
-def test_a_kill_waits_until_panda_is_back(kills: Stack) -> None:
-    """PanDA is away when the user marks the tasks, and their kills reach it when it is back."""
+def test_a_failed_run_is_killed_once_panda_is_back(kills: Stack) -> None:
+    """PanDA is away when the user fails the DAG run, and the kills reach it when it is back."""
     airflow = kills.airflow
     dag_id = "system_kills_deleted"
     airflow.wait_for_dags([dag_id])

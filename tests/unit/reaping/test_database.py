@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from airflow_provider_panda.exceptions import AirflowUnreadableError
 from airflow_provider_panda.grid.task import task_key
 from airflow_provider_panda.reaping.database import DatabaseWitness
 from airflow_provider_panda.reaping.orphans import GridTask
@@ -157,3 +158,18 @@ def test_runs_that_have_ended(session: Any) -> None:
     run(session, "ended", "success", ended=NOW - timedelta(hours=1))
     run(session, "long ago", "failed", ended=NOW - timedelta(days=9))
     assert DatabaseWitness(OURS).ended_runs((NOW - timedelta(days=1)).timestamp()) == [("d", "ended")]
+
+
+def test_a_database_that_fails_is_told_without_its_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    from airflow.utils import session as of_airflow
+    from sqlalchemy.exc import OperationalError
+
+    @contextmanager
+    def create_session() -> Iterator[Any]:
+        raise OperationalError("select", {}, Exception("cannot connect to postgres://airflow:passcode@db"))
+        yield
+
+    monkeypatch.setattr(of_airflow, "create_session", create_session)
+    with pytest.raises(AirflowUnreadableError, match="OperationalError") as caught:
+        DatabaseWitness(OURS).present([Place("d", "r", "t")])
+    assert "passcode" not in str(caught.value)
