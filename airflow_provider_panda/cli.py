@@ -9,6 +9,14 @@ _NEW_SECRET = Arg(("--new-secret",), help="make a new instance secret even if th
 _OUTPUT = Arg(
     ("-o", "--output"), help="plain: a line a step; json: one object", choices=("plain", "json"), default="plain"
 )
+_ANY_CONN = Arg(
+    ("conn_id",), help="connection of type panda (default: all that somebody waits with)", nargs="?", default=None
+)
+_PROBE = Arg(
+    ("--probe",),
+    help="only whether this host's triggerer is alive: asks neither database nor services",
+    action="store_true",
+)
 
 _GRID_ARGS = (
     Arg(("--host",), help="address to listen on (default 127.0.0.1)", default="127.0.0.1"),
@@ -40,6 +48,12 @@ def get_panda_commands() -> list[GroupCommand]:
                     help="try a connection step by step and say what is wrong; changes nothing",
                     func=lazy_load_command("airflow_provider_panda.commands.check.check"),
                     args=(_CONN, _OUTPUT),
+                ),
+                ActionCommand(
+                    name="status",
+                    help="say how this host's triggerers fare that wait; exits with 1 if something is wrong",
+                    func=lazy_load_command("airflow_provider_panda.commands.status.status"),
+                    args=(_ANY_CONN, _PROBE, _OUTPUT),
                 ),
                 ActionCommand(
                     name="grid",
