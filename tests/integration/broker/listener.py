@@ -1,8 +1,9 @@
 """A hub in a process of its own, whose memory can be measured: ``python listener.py`` with settings as JSON.
 
-It says ``{"listening": true}`` on stdout, then obeys lines on stdin and tells how the hub fares: ``block SECONDS``
-blocks its event loop; ``after N`` waits until N results were delivered, ``again N`` until the waiter was told N times
-that messages may have been missed, ``until TEXT`` for a result that begins so.
+It says ``{"listening": true}`` on stdout, then obeys lines on stdin and tells how the hub fares. ``full MB`` blocks its
+event loop until so much waits for it, and four heart-beats more; ``cut N`` until the connection was lost N times.
+``after N`` waits until N results were delivered, ``again N`` until the waiter was told N times that messages may have been
+missed, ``until TEXT`` for a result that begins so.
 """
 
 from __future__ import annotations
@@ -46,6 +47,19 @@ def health(hub: Hub, **more: Any) -> dict[str, Any]:
     }
 
 
+def block(hub: Hub, command: str, argument: float) -> None:
+    """Do what must not be done in a loop."""
+    end = time.monotonic() + 80
+    while time.monotonic() < end:
+        found = hub.health()
+        if command == "cut" and found.reconnects >= argument:
+            return
+        if command == "full" and found.inbox_bytes >= argument * 2**20:
+            time.sleep(4)
+            return
+        time.sleep(0.05)
+
+
 async def listen(settings: dict[str, Any]) -> None:
     """Listen, obey, end with stdin."""
     fields = settings["endpoint"]
@@ -72,11 +86,9 @@ async def listen(settings: dict[str, Any]) -> None:
         tell(listening=True, rss_mb=memory_mb("VmRSS"))
         while line := await asyncio.to_thread(sys.stdin.readline):
             command, argument = line.split()
-            if command == "block":
-                before = hub.health().messages
-                time.sleep(float(argument))
-                found = hub.health()
-                tell(**health(hub, read_meanwhile=found.messages - before))
+            if command in ("full", "cut"):
+                block(hub, command, float(argument))
+                tell(**health(hub))
                 continue
             async with asyncio.timeout(120):
                 while not reached(command, argument) or not hub.health().connected:

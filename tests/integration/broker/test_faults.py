@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -83,8 +84,21 @@ def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Grid]:
     grid.stop()
 
 
-async def through_a_restart(calls: Calls, broker: ActiveMQ, down: float) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Absence:
+    """A broker that is away for a while.
+
+    :param seconds: how long.
+    :param silent: whether its process is stopped with its connections open, in place of killed.
+    """
+
+    seconds: float
+    silent: bool = False
+
+
+async def through(absence: Absence, calls: Calls, broker: ActiveMQ) -> dict[str, Any]:
     """Wait for calls that end before, while and after their broker is away, and return what came and how it fared."""
+    away, back = (broker.suspend, broker.resume) if absence.silent else (broker.stop, broker.start)
     triggers = {value: await asyncio.to_thread(calls.submit, value) for value in ("before", "meanwhile", "after")}
     waits = {value: asyncio.create_task(value_of(trigger)) for value, trigger in triggers.items()}
     hub = get_hub(calls.endpoint, calls.instance)
@@ -92,10 +106,11 @@ async def through_a_restart(calls: Calls, broker: ActiveMQ, down: float) -> dict
     calls.end("before")
     async with asyncio.timeout(GUARD):
         values = [await waits["before"]]
-    await asyncio.to_thread(broker.stop)
+    await asyncio.to_thread(away)
     calls.end("meanwhile")
-    await asyncio.sleep(down)
-    await asyncio.to_thread(broker.start)
+    await asyncio.sleep(absence.seconds)
+    await asyncio.to_thread(back)
+    await until(lambda: hub.health().reconnects)
     await until(lambda: hub.health().connected)
     # ActiveMQ closes connections that miss their heart-beats (1 s, grace 1.5): that they are still sent, time tells.
     await asyncio.sleep(4)
@@ -144,28 +159,33 @@ async def on_a_full_disk(calls: Calls, broker: ActiveMQ, grid: Any) -> dict[str,
 
 
 @pytest.mark.timeout(400)
-async def test_values_come_home_from_brokers_that_are_away_or_full(
+async def test_values_come_home_from_brokers_that_are_away_silent_or_full(
     embedded: Grid, grid: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(configuration, "poll_interval", lambda: 20.0)
-    restarts = {"a2": 2.0, "a15": 15.0, "a120": 120.0}
+    absences = {
+        "a2": Absence(2),
+        "a15": Absence(15),
+        "a120": Absence(120),
+        "silent": Absence(40, silent=True),  # longer than a runner tries to publish
+    }
     full: dict[str, Literal["block", "fail"]] = {"block": "block", "fail": "fail"}
-    brokers = {name: ActiveMQ() for name in restarts} | {name: ActiveMQ(full_disk=kind) for name, kind in full.items()}
+    brokers = {name: ActiveMQ() for name in absences} | {name: ActiveMQ(full_disk=kind) for name, kind in full.items()}
     try:
         await asyncio.gather(*(asyncio.to_thread(broker.start) for broker in brokers.values()))
         calls = {name: Calls(name, embedded, broker, tmp_path, monkeypatch) for name, broker in brokers.items()}
         found = await asyncio.gather(
-            *(through_a_restart(calls[name], brokers[name], down) for name, down in restarts.items()),
+            *(through(absence, calls[name], brokers[name]) for name, absence in absences.items()),
             *(on_a_full_disk(calls[name], brokers[name], grid) for name in full),
         )
-        for of_restart in found[:3]:
-            assert of_restart == {
+        for of_absence in found[: len(absences)]:
+            assert of_absence == {
                 "values": ["before", "meanwhile", "after"],
                 "same hub": True,
                 "reconnects": 1,
                 "states": [State.LISTENING],
             }
-        for of_full in found[3:]:
+        for of_full in found[len(absences) :]:
             assert of_full == {
                 "values": ["late"], "said": True, "delivered": 0, "reconnects": 0, "states": [State.LISTENING],
             }  # fmt: skip
@@ -421,7 +441,7 @@ async def test_200_mb_for_a_loop_that_is_blocked(grid: Any) -> None:
     with ActiveMQ() as broker:
         connection = grid.connect(broker)
         async with listening(broker, grid) as (listener, rss):
-            listener.obey("block 5")
+            listener.obey("full 64")
             sending = asyncio.create_task(asyncio.to_thread(publish_many, grid, connection, 800, 250_000))
             blocked = await listener.tells()
             await sending
@@ -429,7 +449,7 @@ async def test_200_mb_for_a_loop_that_is_blocked(grid: Any) -> None:
             found = await listener.tells()
         assert [int(each.split()[0]) for each in found["delivered"]] == list(range(800))
         assert (found["reconnects"], found["states"]) == (0, ["listening"]), "heart-beats went on"
-        assert blocked["inbox_bytes"] < 66 * 2**20, "it stopped reading"
+        assert 64 * 2**20 <= blocked["inbox_bytes"] < 66 * 2**20, "it stopped reading"
         assert found["peak_mb"] - rss < 300
 
 
@@ -437,9 +457,9 @@ async def test_a_broker_that_cuts_slow_consumers_off(grid: Any) -> None:
     with ActiveMQ(options="transport.soWriteTimeout=1500") as broker:
         connection = grid.connect(broker)
         async with listening(broker, grid) as (listener, rss):
-            listener.obey("block 6")
+            listener.obey("cut 1")
             await asyncio.to_thread(publish_many, grid, connection, 500, 250_000)
-            await listener.tells()
+            assert (await listener.tells())["reconnects"] == 1
             listener.obey("again 1")  # cut off, back, and told to look at PanDA's record
             found = await listener.tells()
             assert found["states"] == ["listening"]
