@@ -2,8 +2,8 @@
 
 It says ``{"listening": true}`` on stdout, then obeys lines on stdin and tells how the hub fares. ``full MB`` blocks its
 event loop until so much waits for it, and four heart-beats more; ``cut N`` until the connection was lost N times.
-``after N`` waits until N results were delivered, ``again N`` until the waiter was told N times that messages may have been
-missed, ``until TEXT`` for a result that begins so.
+``after N`` waits until N results were delivered, ``again N`` until the waiter was told N times that messages may have
+been missed, ``until TEXT`` for a result that begins so.
 """
 
 from __future__ import annotations

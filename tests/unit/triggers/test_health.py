@@ -31,7 +31,6 @@ async def until(condition: Callable[[], object]) -> None:
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(configuration, "home", lambda: tmp_path)
-    monkeypatch.setattr(health, "EVERY", 0.1)
     monkeypatch.setattr(health.Reporter.__init__, "__kwdefaults__", {"every": 0.1})
     monkeypatch.setattr(health, "TOGETHER", 0.0)
     return reports.folder_of(tmp_path)
