@@ -99,8 +99,12 @@ class Reporter:
         try:
             while True:
                 await self._next(changes)
-                report = self._collect()
-                await asyncio.to_thread(self._publish, report)
+                try:
+                    report = self._collect()
+                except Exception as error:
+                    self._warn("counts", f"How the waits fare cannot be told: {error!r}")
+                else:
+                    await asyncio.to_thread(self._publish, report)
                 if not self._wanted():
                     return
         finally:

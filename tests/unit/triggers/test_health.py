@@ -83,6 +83,23 @@ async def test_what_cannot_be_told_is_said_once_and_the_wait_goes_on(
     assert len([record for record in caplog.records if "this is said once" in record.getMessage()]) == 2
 
 
+async def test_a_mistake_in_counting_is_no_end_of_reporting(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    collect, failed = health.Reporter._collect, []
+
+    def fails_first(self: health.Reporter) -> Report:
+        if not failed:
+            failed.append(True)
+            raise ZeroDivisionError
+        return collect(self)
+
+    monkeypatch.setattr(health.Reporter, "_collect", fails_first)
+    with caplog.at_level(logging.WARNING), waiting_with(shared(Idds(), Panda())):
+        await until(lambda: list(folder.glob("*.json")))
+    assert "cannot be told: ZeroDivisionError()" in caplog.text
+
+
 async def test_a_change_of_a_connection_is_reported_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(health.Reporter.__init__, "__kwdefaults__", {"every": 3600.0})
     with waiting_with(shared(Idds(), Panda())):
