@@ -56,9 +56,9 @@ def test_a_wait_is_told_by_status(stack: Stack) -> None:
     lines = airflow.run("panda", "status", "--probe")
     assert f"process {process['pid']}" in lines
     secrets = (stack.grid.token(), stack.broker.subscriber.passcode, stack.broker.publisher.passcode)
-    written = "".join(file.read_text() for file in folder.iterdir())
+    written = "".join(file.read_text() for file in folder.glob("*.json"))
     assert not [secret for secret in secrets if secret in written]
-    assert [path.stat().st_mode & 0o077 for path in (folder, *folder.iterdir())] == [0, 0]
+    assert [path.stat().st_mode & 0o077 for path in (folder, *folder.glob("*.json"))] == [0, 0]
 
     go.touch()
     assert airflow.wait_for_run(DAG, run_id) == "success", airflow.states(DAG, run_id)
