@@ -9,14 +9,6 @@ _NEW_SECRET = Arg(("--new-secret",), help="make a new instance secret even if th
 _OUTPUT = Arg(
     ("-o", "--output"), help="plain: a line a step; json: one object", choices=("plain", "json"), default="plain"
 )
-_ANY_CONN = Arg(
-    ("conn_id",), help="connection of type panda (default: all that somebody waits with)", nargs="?", default=None
-)
-_PROBE = Arg(
-    ("--probe",),
-    help="only whether this host's triggerer is alive: asks neither database nor services",
-    action="store_true",
-)
 
 _GRID_ARGS = (
     Arg(("--host",), help="address to listen on (default 127.0.0.1)", default="127.0.0.1"),
@@ -27,6 +19,15 @@ _GRID_ARGS = (
     Arg(("--queue-delay",), help="seconds that a job waits in its queue", type=float, default=0.0),
     Arg(("--failure-rate",), help="share of attempts that fail for infrastructure reasons", type=float, default=0.0),
     Arg(("--idds-host",), help="URL of an iDDS that commands are relayed to", default=None),
+)
+
+_ANY_CONN = Arg(
+    ("conn_id",), help="connection of type panda (default: all that somebody waits with)", nargs="?", default=None
+)
+_PROBE = Arg(
+    ("--probe",),
+    help="only whether this host's triggerer is alive: asks neither database nor services",
+    action="store_true",
 )
 
 
@@ -50,16 +51,16 @@ def get_panda_commands() -> list[GroupCommand]:
                     args=(_CONN, _OUTPUT),
                 ),
                 ActionCommand(
-                    name="status",
-                    help="say how this host's triggerers fare that wait; exits with 1 if something is wrong",
-                    func=lazy_load_command("airflow_provider_panda.commands.status.status"),
-                    args=(_ANY_CONN, _PROBE, _OUTPUT),
-                ),
-                ActionCommand(
                     name="grid",
                     help="run the embedded grid: a PanDA server, a STOMP broker and workers on this machine",
                     func=lazy_load_command("airflow_provider_panda.commands.grid.grid"),
                     args=_GRID_ARGS,
+                ),
+                ActionCommand(
+                    name="status",
+                    help="say how this host's triggerers fare that wait; exits with 1 if something is wrong",
+                    func=lazy_load_command("airflow_provider_panda.commands.status.status"),
+                    args=(_ANY_CONN, _PROBE, _OUTPUT),
                 ),
             ),
         )
