@@ -38,6 +38,15 @@ _GRID_ARGS = (
     Arg(("--idds-host",), help="URL of an iDDS that commands are relayed to", default=None),
 )
 
+_ANY_CONN = Arg(
+    ("conn_id",), help="connection of type panda (default: all that somebody waits with)", nargs="?", default=None
+)
+_PROBE = Arg(
+    ("--probe",),
+    help="only whether this host's triggerer is alive: asks neither database nor services",
+    action="store_true",
+)
+
 
 def get_panda_commands() -> list[GroupCommand]:
     """Return the command group ``panda``."""
@@ -69,6 +78,12 @@ def get_panda_commands() -> list[GroupCommand]:
                     help="run the embedded grid: a PanDA server, a STOMP broker and workers on this machine",
                     func=lazy_load_command("airflow_provider_panda.commands.grid.grid"),
                     args=_GRID_ARGS,
+                ),
+                ActionCommand(
+                    name="status",
+                    help="say how this host's triggerers fare that wait; exits with 1 if something is wrong",
+                    func=lazy_load_command("airflow_provider_panda.commands.status.status"),
+                    args=(_ANY_CONN, _PROBE, _OUTPUT),
                 ),
             ),
         )

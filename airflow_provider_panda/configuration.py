@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from airflow.providers.common.compat.sdk import conf
 
 from airflow_provider_panda.exceptions import ConfigurationError
@@ -53,3 +55,10 @@ def end_in_triggerer() -> bool:
 def poll_interval() -> float:
     """Return the seconds between two status requests for all waiting tasks of a connection."""
     return max(1.0, float(conf.getfloat(SECTION, "poll_interval", fallback=60.0)))
+
+
+def home() -> Path:
+    """Return AIRFLOW_HOME."""
+    from airflow.configuration import AIRFLOW_HOME
+
+    return Path(AIRFLOW_HOME)

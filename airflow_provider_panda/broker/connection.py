@@ -95,6 +95,7 @@ class Connection:
     :param wanted: asked now and then in the thread of the connection; it ends itself when nobody wants it any more.
 
     :ivar state: what it is doing.
+    :ivar since: Unix time in seconds since which it listens, or does not.
     :ivar problem: why the last attempt ended, or None while all is well.
     :ivar attempts: connections tried.
     :ivar losses: how often it listened and lost that.
@@ -111,7 +112,7 @@ class Connection:
         wanted: Callable[[], bool],
     ) -> None:
         self.address = address
-        self.state = State.NEW
+        self.state, self.since = State.NEW, time.time()
         self.problem: BrokerError | None = None
         self.attempts = self.losses = 0
         self._endpoint, self._subscribe_to = endpoint, subscribe_to
@@ -127,6 +128,11 @@ class Connection:
     def stop(self) -> None:
         """Ask it to end; returns at once, from any thread."""
         self._stop.set()
+
+    @property
+    def over(self) -> bool:
+        """Whether it was started and its thread has ended: none of its counts changes any more."""
+        return self._thread.ident is not None and not self._thread.is_alive()
 
     def join(self, timeout: float) -> bool:
         """Wait for its thread to end, and return whether it did. Blocks."""
@@ -191,6 +197,8 @@ class Connection:
     def _enter(self, event: Event) -> None:
         before = self.state
         self.state = TRANSITIONS[before, event]
+        if State.LISTENING in (before, self.state):
+            self.since = time.time()
         if before is State.LISTENING and event is Event.LOST:
             self.losses += 1
         if self.state is State.LISTENING:

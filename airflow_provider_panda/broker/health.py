@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from airflow_provider_panda.broker.connection import Connection, State
 from airflow_provider_panda.broker.screen import Drop
@@ -27,12 +29,67 @@ class Tally:
         self.drained = threading.Event()
 
 
+class Past:
+    """Counts of connections that are over, so that the sums of a hub never fall."""
+
+    __slots__ = ("losses", "tally")
+
+    def __init__(self) -> None:
+        self.tally = Tally()
+        self.losses = 0
+
+    def take(self, connection: Connection, tally: Tally) -> None:
+        """Add the counts of a connection of which nothing more will come."""
+        self.losses += connection.losses
+        self.tally.messages += tally.messages
+        self.tally.dropped.update(tally.dropped)
+        times = [each for each in (self.tally.last_message, tally.last_message) if each is not None]
+        self.tally.last_message = max(times, default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """How late results were handed over, counted from the end of the function by the clock of its node.
+
+    :param results: number of results.
+    :param total: seconds of all of them together.
+    :param longest: seconds of the latest one.
+    """
+
+    results: int = 0
+    total: float = 0.0
+    longest: float = 0.0
+
+    @property
+    def mean(self) -> float:
+        """Seconds of one result; 0 of none."""
+        return self.total / self.results if self.results else 0.0
+
+    def with_one_more(self, end: float | None) -> Latency:
+        """Return it with a result that is handed over now.
+
+        A clock that is ahead of ours counts as no delay, and a time that is none is not counted.
+
+        :param end: Unix time at which the function ended, as its node says it.
+        """
+        late = None if end is None else time.time() - end
+        if late is None or not late < _NO_DELAY:
+            return self
+        late = max(0.0, late)
+        return Latency(self.results + 1, self.total + late, max(self.longest, late))
+
+
+_NO_DELAY: Final = 90 * 86400.0
+"""Seconds above which a delay is none, but a clock that was never set."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AddressHealth:
     """How one connection fares.
 
     :param address: name, IP address and port.
     :param state: a :class:`~airflow_provider_panda.broker.connection.State`.
+    :param since: Unix time in seconds since which it listens, or does not.
     :param problem: why its last attempt ended, or None.
     :param attempts: connections tried.
     :param losses: how often it listened and lost that.
@@ -40,6 +97,7 @@ class AddressHealth:
 
     address: str
     state: State
+    since: float
     problem: str | None
     attempts: int
     losses: int
@@ -56,6 +114,7 @@ class HubHealth:
     :param waiting: tasks waited for.
     :param reconnects: how often a connection listened, was lost, and may have come back.
     :param last_message: Unix time of the last message, or None.
+    :param inbox_bytes: bytes of messages that wait for the loop.
     """
 
     addresses: tuple[AddressHealth, ...]
@@ -65,6 +124,7 @@ class HubHealth:
     waiting: int
     reconnects: int
     last_message: float | None
+    inbox_bytes: int
 
     @property
     def connected(self) -> tuple[str, ...]:
@@ -73,16 +133,17 @@ class HubHealth:
 
 
 def health_of(
-    connections: Iterable[Connection], tallies: Iterable[Tally], *, delivered: int, waiting: int
+    connections: Iterable[Connection], counts: Mapping[Connection, Tally], *, past: Past, delivered: int, waiting: int
 ) -> HubHealth:
     """Return how a hub fares.
 
     :param connections: its connections.
-    :param tallies: their counts, and those of connections that ended.
+    :param counts: their counts, and those of connections that are ending.
+    :param past: counts of those that have ended.
     :param delivered: results and status messages handed over.
     :param waiting: tasks waited for.
     """
-    tallies = list(tallies)
+    tallies = [past.tally, *counts.values()]
     dropped: Counter[str] = Counter()
     for tally in tallies:
         for drop, count in tally.dropped.copy().items():
@@ -91,6 +152,7 @@ def health_of(
         AddressHealth(
             address=str(each.address),
             state=each.state,
+            since=each.since,
             problem=None if each.problem is None else str(each.problem),
             attempts=each.attempts,
             losses=each.losses,
@@ -103,6 +165,7 @@ def health_of(
         delivered=delivered,
         dropped=dict(dropped),
         waiting=waiting,
-        reconnects=sum(each.losses for each in addresses),
+        reconnects=past.losses + sum(each.losses for each in counts),
         last_message=max((tally.last_message for tally in tallies if tally.last_message), default=None),
+        inbox_bytes=sum(tally.posted - tally.flushed for tally in tallies),
     )

@@ -15,12 +15,13 @@ from collections.abc import Callable
 from functools import partial
 from types import TracebackType
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 from airflow_provider_panda.broker.addresses import Address, plan, resolve
 from airflow_provider_panda.broker.connection import Connection, State, subscriptions
 from airflow_provider_panda.broker.endpoint import BrokerEndpoint
 from airflow_provider_panda.broker.frames import Frame, header
-from airflow_provider_panda.broker.health import HubHealth, Tally, health_of
+from airflow_provider_panda.broker.health import HubHealth, Latency, Past, Tally, health_of
 from airflow_provider_panda.broker.inbox import Inbox
 from airflow_provider_panda.broker.screen import STATUS, Drop, screen_result, screen_status
 from airflow_provider_panda.broker.status import StatusMessage, read_status
@@ -118,7 +119,8 @@ class Hub:
         self._waiters: dict[bytes, tuple[Waiter, ...]] = {}
         self._watches: dict[int, tuple[_StatusWatch, ...]] = {}
         self._connections: dict[Address, Connection] = {}
-        self._tallies: dict[Address, Tally] = {}
+        self._tallies: dict[Connection, Tally] = {}
+        self._past = Past()
         self._listening = asyncio.Event()
         self._look_up = asyncio.Event()
         self._supervisor: asyncio.Task[None] | None = None
@@ -126,6 +128,7 @@ class Hub:
         self._idle: asyncio.TimerHandle | None = None
         self._inbox = Inbox(self._loop)
         self._delivered = 0
+        self._latency = Latency()
         self._subscriptions = subscriptions(endpoint, instance)
         self._start_idling()
 
@@ -161,9 +164,19 @@ class Hub:
 
     def health(self) -> HubHealth:
         """Return how the hub fares."""
+        self._settle_past()
         return health_of(
-            self._connections.values(), self._tallies.values(), delivered=self._delivered, waiting=len(self._waiters)
+            self._connections.values(),
+            self._tallies,
+            past=self._past,
+            delivered=self._delivered,
+            waiting=len(self._waiters),
         )
+
+    def take_latency(self) -> Latency:
+        """Return how late the results were that were handed over since this was last called."""
+        latency, self._latency = self._latency, Latency()
+        return latency
 
     async def aclose(self) -> None:
         """Close every connection and wait for their threads; a waiter that comes later opens them again."""
@@ -209,6 +222,8 @@ class Hub:
             each.stop()
         self._connections.clear()
         self._listening.clear()
+        if not self._loop.is_closed():
+            changes_of(self._loop).set()
         return connections
 
     async def _subscribed(self, timeout: float) -> None:  # noqa: ASYNC109
@@ -249,7 +264,6 @@ class Hub:
         for address in closed:
             self._connections.pop(address).stop()
         for address in opened:
-            self._tallies.setdefault(address, Tally())
             self._connections[address] = connection = Connection(
                 address,
                 self.endpoint,
@@ -258,7 +272,15 @@ class Hub:
                 changed=self._changed,
                 wanted=lambda: not self._loop.is_closed(),
             )
+            self._tallies[connection] = Tally()
             connection.start()
+        self._settle_past()
+
+    def _settle_past(self) -> None:
+        """Keep sums only of connections of which nothing more will come: names may lead to ever new addresses."""
+        for connection, tally in list(self._tallies.items()):
+            if connection.over and tally.posted == tally.flushed and connection not in self._connections.values():
+                self._past.take(connection, self._tallies.pop(connection))
 
     async def _resolve(self, host: str, port: int) -> tuple[Address, ...]:
         try:
@@ -282,6 +304,7 @@ class Hub:
     def _note_change(self, connection: Connection, state: State) -> None:
         if self._connections.get(connection.address) is not connection:
             return
+        changes_of(self._loop).set()
         if any(each.state is State.LISTENING for each in self._connections.values()):
             self._listening.set()
         else:
@@ -296,7 +319,7 @@ class Hub:
     # --- messages: in the threads of the connections --------------------------------------------------------
 
     def _receive(self, connection: Connection, frames: list[Frame]) -> None:
-        tally = self._tallies[connection.address]
+        tally = self._tallies[connection]
         for frame in frames:
             self._take(connection, tally, frame)
             if self._inbox.overfull(tally):
@@ -373,6 +396,7 @@ class Hub:
         deliver = waiter._deliver
         if deliver is not None:
             self._delivered += 1
+            self._latency = self._latency.with_one_more(result.end)
             self._call(partial(deliver, result), waiter.task_key)
 
     def _hand_over_status(self, watches: tuple[_StatusWatch, ...], message: StatusMessage) -> None:
@@ -399,6 +423,7 @@ def _discard(table: dict[Any, tuple[Any, ...]], key: object, gone: object) -> No
 
 
 _HUBS: dict[tuple[asyncio.AbstractEventLoop, BrokerEndpoint, str], Hub] = {}
+_CHANGES: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Event] = WeakKeyDictionary()
 
 
 def get_hub(endpoint: BrokerEndpoint, instance: str) -> Hub:
@@ -417,3 +442,17 @@ def get_hub(endpoint: BrokerEndpoint, instance: str) -> Hub:
     if hub is None:
         hub = _HUBS[loop, endpoint, instance] = Hub(endpoint, instance)
     return hub
+
+
+def open_hubs() -> list[Hub]:
+    """Return the hubs of the running loop that have connections, or had a waiter within :data:`LINGER` seconds."""
+    loop = asyncio.get_running_loop()
+    return [hub for (of_loop, _, _), hub in _HUBS.items() if of_loop is loop]
+
+
+def changes_of(loop: asyncio.AbstractEventLoop) -> asyncio.Event:
+    """Return what is set whenever a connection of a hub of a loop begins or ceases to listen, fails, or is closed.
+
+    Whoever awaits it clears it; there can be one such reader.
+    """
+    return _CHANGES.setdefault(loop, asyncio.Event())

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import selectors
 import socket
 import ssl
@@ -380,4 +381,9 @@ class Session:
 def _reason(error: OSError) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate was not accepted ({error.verify_message}); check the CA file and the host name"
+    if isinstance(error, ssl.SSLError) and re.search("ALERT.*(CERTIFICATE|UNKNOWN_CA)", error.reason or ""):
+        return (
+            f"the broker does not accept our client certificate ({error.reason}); give or renew the file in the field "
+            "cert_file of the connection"
+        )
     return error.strerror or str(error) or type(error).__name__

@@ -134,6 +134,8 @@ class StatusBoard:
         self._failures = 0
         self._listing = False
         self._trouble: str | None = None
+        self.listings = self.failed_listings = 0
+        """Listings asked for, and how many of them PanDA did not give."""
 
     def register(self, task_id: int, *, name: str, deliver: Callable[[TaskStatus], None]) -> Registration:
         """Wait for a task: each poll that shows it calls ``deliver`` on the loop, changed or not.
@@ -252,12 +254,15 @@ class StatusBoard:
         since = self._started - MARGIN if self._started else None
         listed: list[TaskStatus] = []
         self._listed_at = time.monotonic()
+        self.listings += 1
         oldest = min(registration.task_id for registration in self._waiting)
         try:
             listed = await self._source.statuses(self._processing_type, since=since, oldest=oldest)
         except (GridRefusedError, GridAnswerTooLargeError) as error:
+            self.failed_listings += 1
             trouble = error  # it answers, but not to this: every task is asked for alone
         except GridError as error:
+            self.failed_listings += 1
             return error
         by_id = {status.task_id: status for status in listed}
         for registration in list(self._waiting):

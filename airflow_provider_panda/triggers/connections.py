@@ -11,7 +11,7 @@ import dataclasses
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 from weakref import WeakKeyDictionary
@@ -37,6 +37,20 @@ REREAD_AFTER: Final = 5.0
 """The same when its credentials are refused or have expired."""
 
 
+@dataclass(eq=False, slots=True)
+class WaitCounts:
+    """What is counted of the waits with one PanDA connection; plain numbers, changed in the loop only.
+
+    :ivar conn_id: id of the connection.
+    :ivar waiting: triggers that wait.
+    :ivar reconciliations: how often a wait read PanDA's record.
+    """
+
+    conn_id: str = ""
+    waiting: int = 0
+    reconciliations: int = 0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SharedConnection:
     """A PanDA connection as the triggers use it.
@@ -45,12 +59,14 @@ class SharedConnection:
     :param broker: the broker that results come from, or None where only PanDA's record is read.
     :param client: asynchronous PanDA client.
     :param idds: asynchronous iDDS client; asks only where something came through iDDS.
+    :param counts: counts of the waits with it.
     """
 
     panda: PandaConnection
     broker: BrokerEndpoint | None
     client: AsyncPandaClient
     idds: AsyncIddsClient
+    counts: WaitCounts = field(default_factory=WaitCounts, compare=False)
 
 
 class _Shelf:
@@ -109,6 +125,7 @@ async def _looked_up(shelf: _Shelf, conn_id: str, look_up: _LookUp) -> SharedCon
             broker=broker,
             client=AsyncPandaClient(panda.endpoint, reread=reread),
             idds=AsyncIddsClient(panda.idds, reread=reread),
+            counts=WaitCounts(conn_id),
         )
     shelf.connections[conn_id] = (time.monotonic(), shared)
     return shared
@@ -166,3 +183,13 @@ def foreign_tasks(shared: SharedConnection) -> ForeignTasks:
     if shared.client not in foreign:
         foreign[shared.client] = ForeignTasks(shared.client, interval=configuration.poll_interval())
     return foreign[shared.client]
+
+
+def connections_in_use() -> list[SharedConnection]:
+    """Return the connections of this loop that were looked up."""
+    return [shared for _, shared in _shelf().connections.values()]
+
+
+def boards_of(shared: SharedConnection) -> list[StatusBoard]:
+    """Return the status boards of a connection."""
+    return [board for (client, _), board in _shelf().boards.items() if client is shared.client]

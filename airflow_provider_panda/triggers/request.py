@@ -21,6 +21,7 @@ from airflow_provider_panda.grid.watch import AsyncPandaClient
 from airflow_provider_panda.triggers.connections import SharedConnection, request_board, shared_connection
 from airflow_provider_panda.triggers.event import Outcome
 from airflow_provider_panda.triggers.firing import settled, turn_to_fire
+from airflow_provider_panda.triggers.health import waiting_with
 from airflow_provider_panda.triggers.kill import AT_ONCE, kill_unless_still_waited_for
 
 WORKFLOW_REQUEST_KEY: Final = "idds_workflow_request_id"
@@ -211,6 +212,7 @@ class _Wait:
         """Wait until there is something to tell, at most until the deadline."""
         limit = self.trigger.deadline
         async with contextlib.AsyncExitStack() as stack:
+            stack.enter_context(waiting_with(self.shared))
             board = request_board(self.shared)
             for request_id in self.requests:
                 # Of a transform that does not exist: what the board tells of the request is all that is wanted.

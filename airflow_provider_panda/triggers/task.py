@@ -29,6 +29,7 @@ from airflow_provider_panda.triggers.connections import (
 )
 from airflow_provider_panda.triggers.event import Outcome
 from airflow_provider_panda.triggers.firing import settled, turn_to_fire
+from airflow_provider_panda.triggers.health import waiting_with
 from airflow_provider_panda.triggers.ids import TASK_ID_KEY
 from airflow_provider_panda.triggers.kill import AT_ONCE, kill_unless_still_waited_for
 
@@ -188,6 +189,7 @@ class _Wait:
         """Wait until there is something to tell, at most until the deadline."""
         limit = self.trigger.deadline
         async with contextlib.AsyncExitStack() as stack:
+            stack.enter_context(waiting_with(self.shared))
             self._listen(stack)
             registrations = self._register(stack)
             try:

@@ -31,6 +31,7 @@ from airflow_provider_panda.payload import envelope
 from airflow_provider_panda.payload.result import JobResult
 from airflow_provider_panda.triggers.connections import SharedConnection, request_board, status_board
 from airflow_provider_panda.triggers.event import FunctionEvent, Outcome, filled
+from airflow_provider_panda.triggers.health import waiting_with
 
 SUBSCRIBE_PATIENCE: Final = 10.0
 """Seconds to wait for a subscription before the services are asked anyway."""
@@ -124,6 +125,7 @@ class Wait:
     async def until_over(self) -> FunctionEvent:
         """Wait until there is something to tell, at most until the deadline."""
         async with contextlib.AsyncExitStack() as stack:
+            stack.enter_context(waiting_with(self.shared))
             if self.shared.broker is not None:
                 await self._subscribe(stack, self.shared.broker)
             stack.enter_context(self._board)
@@ -295,6 +297,7 @@ class Wait:
     async def _read_panda(self) -> None:
         if self.task_id is None:
             return
+        self.shared.counts.reconciliations += 1
         try:
             self._note(await self.shared.client.status(self.task_id))
             ended = self._ended()

@@ -19,7 +19,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Final
+from typing import Final, Literal
+from xml.sax.saxutils import quoteattr
 
 CLASS_PATH_FOLDERS: Final = ("/usr/share/activemq/bin", "/usr/share/activemq/lib", "/usr/share/activemq/lib/optional")
 START_TIMEOUT: Final = 60.0
@@ -50,8 +51,9 @@ _CONFIGURATION: Final = """\
         </map>
       </authorizationPlugin>
     </plugins>
+    {usage}
     <transportConnectors>
-      <transportConnector name="stomp" uri="stomp://{host}:{port}?transport.hbGracePeriodMultiplier=1.5"/>
+      <transportConnector name="stomp" uri="stomp://{host}:{port}?transport.hbGracePeriodMultiplier=1.5{options}"/>
       {tls_connector}
     </transportConnectors>
   </broker>
@@ -98,6 +100,9 @@ class ActiveMQ:
     :param store_passcode: password of both stores.
     :param persistent: whether messages are kept on disk.
     :param heap_mb: size of the Java heap in MB.
+    :param options: further options of the STOMP port, such as ``maximumConnections=2`` (joined by ``&``).
+    :param full_disk: the store of persistent messages has no room: "block" keeps producers waiting, "fail" refuses
+        their messages. Topics store only for durable subscribers.
     :param on_start: called with the process id of each broker process that is started.
     """
 
@@ -111,6 +116,8 @@ class ActiveMQ:
         store_passcode: str = "storepass",
         persistent: bool = False,
         heap_mb: int = 256,
+        options: str = "",
+        full_disk: Literal["block", "fail"] | None = None,
         on_start: Callable[[int], None] | None = None,
     ) -> None:
         self.host = host
@@ -123,7 +130,8 @@ class ActiveMQ:
         self.other = Login("panda", "panda-passcode-3")
         """Another user with all rights."""
         self._tls_keystore, self._tls_truststore, self._store_passcode = tls_keystore, tls_truststore, store_passcode
-        self._persistent, self._heap_mb, self._on_start = persistent, heap_mb, on_start
+        self._persistent, self._heap_mb, self._on_start = persistent or full_disk is not None, heap_mb, on_start
+        self._options, self._full_disk = options, full_disk
         self._folder: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -234,7 +242,16 @@ class ActiveMQ:
         if self.tls_port:
             wanted = "?needClientAuth=true" if self._tls_truststore else ""
             tls = f'<transportConnector name="stomps" uri="stomp+ssl://{self.host}:{self.tls_port}{wanted}"/>'
+        usage = ""
+        if self._full_disk:
+            fail = str(self._full_disk == "fail").lower()
+            usage = (
+                f'<systemUsage><systemUsage sendFailIfNoSpace="{fail}">'
+                '<storeUsage><storeUsage limit="1 mb"/></storeUsage></systemUsage></systemUsage>'
+            )
         return _CONFIGURATION.format(
+            usage=usage,
+            options=quoteattr("&" + self._options)[1:-1] if self._options else "",
             persistent=str(self._persistent).lower(),
             folder=folder,
             users=users,

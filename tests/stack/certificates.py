@@ -11,7 +11,14 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+    pkcs12,
+)
 from cryptography.x509.oid import NameOID
 
 
@@ -88,6 +95,31 @@ class Authority:
         )
         file.chmod(0o600)
         return file
+
+    def keystore(self, file: Path, passcode: str) -> Path:
+        """Return a PKCS12 file with a certificate and its key, as Java reads them; one that is there is replaced.
+
+        :param file: PEM file of :meth:`issue`.
+        :param passcode: password of the store.
+        """
+        pem = file.read_bytes()
+        key = load_pem_private_key(pem, None)
+        assert isinstance(key, ec.EllipticCurvePrivateKey)
+        store = self.folder / "keystore.p12"
+        store.write_bytes(
+            pkcs12.serialize_key_and_certificates(
+                b"server", key, x509.load_pem_x509_certificate(pem), None, BestAvailableEncryption(passcode.encode())
+            )
+        )
+        return store
+
+    def truststore(self, passcode: str) -> Path:
+        """Return a PKCS12 file with the authority's certificate, as Java trusts it."""
+        certificate = x509.load_pem_x509_certificate(self.ca_file.read_bytes())
+        trusted = [pkcs12.PKCS12Certificate(certificate, b"ca")]
+        store = self.folder / "truststore.p12"
+        store.write_bytes(pkcs12.serialize_java_truststore(trusted, BestAvailableEncryption(passcode.encode())))
+        return store
 
     def server(self, file: Path, *, clients: bool = False) -> ssl.SSLContext:
         """Return the TLS settings of a server.

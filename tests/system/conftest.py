@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import pytest
 from demo.airflow import Airflow
 from demo.grid import Grid
 from tests.stack.activemq import ActiveMQ
+from tests.stack.statsd import Statsd
 
 ROOT = Path(__file__).parents[2]
 
@@ -25,6 +27,8 @@ class Stack:
     grid: Grid
     broker: ActiveMQ
     folder: Path
+    statsd: Statsd
+    """Gets Airflow's metrics, where the package statsd is installed (apache-airflow[statsd])."""
 
 
 @pytest.fixture(scope="session")
@@ -40,21 +44,34 @@ def stack(activemq: ActiveMQ, tmp_path_factory: pytest.TempPathFactory) -> Itera
         file.write_text(file.read_text().replace("@WORKER_PYTHON@", sys.executable).replace("@BARE_PYTHON@", bare))
     # Jobs that end before their trigger is up would be told by PanDA's record only.
     grid = Grid(folder / "grid", ["--slots", "60", "--queue-delay", "2"])
+    statsd = Statsd()
     try:
         airflow = Airflow(
             folder / "airflow",
             dags,
-            settings={"AIRFLOW__PANDA__POLL_INTERVAL": "5", "TTH_PYTHON": sys.executable},
+            settings={"AIRFLOW__PANDA__POLL_INTERVAL": "5", "TTH_PYTHON": sys.executable, **metrics_to(statsd)},
         )
         try:
             airflow.start()
             connect(airflow, grid, activemq)
             warm_up(airflow)
-            yield Stack(airflow=airflow, grid=grid, broker=activemq, folder=folder)
+            yield Stack(airflow=airflow, grid=grid, broker=activemq, folder=folder, statsd=statsd)
         finally:
             airflow.stop()
     finally:
         grid.stop()
+        statsd.close()
+
+
+def metrics_to(statsd: Statsd) -> dict[str, str]:
+    """Return the settings by which Airflow sends its metrics to a StatsD server, if it has a client for it."""
+    if importlib.util.find_spec("statsd") is None:
+        return {}
+    return {
+        "AIRFLOW__METRICS__STATSD_ON": "True",
+        "AIRFLOW__METRICS__STATSD_HOST": "127.0.0.1",
+        "AIRFLOW__METRICS__STATSD_PORT": str(statsd.port),
+    }
 
 
 def connect(airflow: Airflow, grid: Grid, broker: ActiveMQ) -> None:

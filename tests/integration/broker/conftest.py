@@ -52,10 +52,11 @@ class Grid:
         report |= changed
         return envelope.message(report, envelope.sign(report, key or self.signing_key(number)), name="f")
 
-    def connect(self, broker: ActiveMQ, login: Login | None = None) -> Any:
+    def connect(self, broker: ActiveMQ, login: Login | None = None, *, client_id: str | None = None) -> Any:
         login = login or broker.publisher
         connection = stomp.Connection12([(broker.host, broker.port)])
-        connection.connect(login.name, login.passcode, wait=True)
+        headers = {"client-id": client_id} if client_id else None
+        connection.connect(login.name, login.passcode, wait=True, headers=headers)
         self._connections.append(connection)
         return connection
 

@@ -166,25 +166,6 @@ async def test_two_waiters_of_one_task_both_get_its_result(
     assert old.payloads == ["both"]
 
 
-@pytest.mark.parametrize("down", [2.0, 15.0])
-async def test_broker_restart(down: float, grid: Any, hub_of: Hubs, endpoint_of: Endpoints) -> None:
-    with ActiveMQ() as broker:
-        hub, inbox = hub_of(endpoint_of(broker)), Mailbox()
-        with inbox.waits(hub, grid, 1) as waiter:
-            await waiter.subscribed(GUARD)
-            assert inbox.resubscribed == 0
-            await asyncio.to_thread(broker.restart, down=down)
-            await until(lambda: inbox.resubscribed)
-            grid.publish(grid.connect(broker), 1, "after the restart")
-            await until(lambda: inbox.payloads)
-            # ActiveMQ closes connections that miss their heart-beats (1 s, grace 1.5): four seconds show that
-            # they are still sent by the connection that was made anew.
-            await asyncio.sleep(4)
-            assert hub.health().reconnects == 1
-            assert states(hub) == [State.LISTENING]
-            assert (inbox.resubscribed, inbox.payloads) == (1, ["after the restart"])
-
-
 async def test_silent_broker_is_noticed_and_used_again(grid: Any, hub_of: Hubs, endpoint_of: Endpoints) -> None:
     with ActiveMQ() as broker:
         hub, inbox = hub_of(endpoint_of(broker)), Mailbox()
