@@ -71,6 +71,20 @@ class PandaConnection:
     result_store: str | None = None
 
     @property
+    def signing_secret(self) -> str:
+        """The instance secret, where results are to be signed or verified.
+
+        :raises ConfigurationError: it is empty, so that anybody could derive the keys of its tasks.
+        """
+        if not self.instance_secret:
+            raise ConfigurationError(
+                f"connection {self.conn_id}, field instance_secret",
+                "it is empty, so results could not be verified",
+                f"Run `airflow panda setup {self.conn_id}`",
+            )
+        return self.instance_secret
+
+    @property
     def idds(self) -> IddsEndpoint:
         """Which iDDS its tasks go through where ``service`` is idds."""
         return IddsEndpoint(panda=self.endpoint, host=self.idds_host)
