@@ -159,6 +159,19 @@ class _Fields:
     def url(self, name: str, value: str | None) -> str | None:
         return None if value is None else self.checked_url(name, value)
 
+    def store(self, name: str) -> str | None:
+        """Return the URL of a result store: it stands in task parameters, so it may hold no login."""
+        value = self.text(name)
+        if value is None or value.startswith("file:///"):
+            return value
+        if not value.startswith(("http://", "https://")):
+            raise self.wrong(
+                name,
+                f"{_without_login(value)!r} is no place of results",
+                "Give an http(s):// URL that takes PUT, or file:///folder",
+            )
+        return self.checked_url(name, value)
+
     def checked_url(self, name: str, value: str) -> str:
         try:
             parts = urlsplit(value)
@@ -213,7 +226,7 @@ def parse(
         signing="archive" if signing == "archive" else "secret",
         instance_secret=fields.text("instance_secret"),
         monitor_url=fields.url("monitor_url", fields.text("monitor_url")),
-        result_store=fields.text("result_store"),
+        result_store=fields.store("result_store"),
     )
 
 
