@@ -3,7 +3,7 @@ VENV ?= .venv
 export VENV
 RUN := $(VENV)/bin
 
-.PHONY: help setup packages idds demo grid stack test unit bench check format clean
+.PHONY: help setup packages idds demo grid stack test unit bench check fuzz audit format clean
 
 help:
 	@echo "make demo    run the ttH optimisation on the embedded grid (DEMO_EXIT=1: end when it is done)"
@@ -11,6 +11,8 @@ help:
 	@echo "make unit    run the unit tests only"
 	@echo "make bench   measure: every program under benchmarks/, in under 20 minutes on a quiet machine"
 	@echo "make check   ruff and mypy"
+	@echo "make fuzz    fuzz what strangers may send, a minute for each target (FUZZ_SECONDS=60)"
+	@echo "make audit   look the installed packages up among known vulnerabilities (needs pypi.org or api.osv.dev)"
 	@echo "make grid    run an embedded grid in the foreground"
 	@echo "make stack   keep ActiveMQ, PostgreSQL, a real iDDS and an embedded grid up, and say how to reach them"
 
@@ -48,9 +50,17 @@ check: setup
 	$(RUN)/ruff format --check .
 	$(RUN)/mypy
 
+FUZZ_SECONDS ?= 60
+fuzz: setup
+	$(RUN)/uv pip install --quiet --python $(RUN)/python --editable ".[fuzz]"
+	$(RUN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS)
+
+audit: setup
+	@$(RUN)/python tools/audit $(VENV)
+
 format: setup
 	$(RUN)/ruff check --fix .
 	$(RUN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(dir $(VENV)).venv-idds .demo .cache .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(dir $(VENV)).venv-idds .demo .cache .fuzz .mypy_cache .ruff_cache .pytest_cache

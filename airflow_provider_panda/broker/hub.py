@@ -358,7 +358,9 @@ class Hub:
         for waiter in waiters:
             try:
                 if frame.body is None:
-                    raise EnvelopeError(f"{frame.size} bytes are more than a result message may have")
+                    raise EnvelopeError(
+                        f"its headers, or a body of {frame.size} bytes, are more than a result message may have"
+                    )
                 result = read_body(frame.body, key=waiter._key, task_key=waiter.task_key)
             except SignatureError as error:
                 drop = self._refuse(waiter, Drop.BAD_SIGNATURE, error)

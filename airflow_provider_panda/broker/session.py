@@ -112,6 +112,7 @@ class Session:
         self._receipts: set[str] = set()
         self._early: list[Frame] = []
         self._connected: Frame | None = None
+        self._ended: BrokerError | None = None
 
     def open(self, timeout: float = OPEN_TIMEOUT) -> None:
         """Connect and log in.
@@ -262,6 +263,8 @@ class Session:
 
     def _turn(self, wait: float) -> list[Frame]:
         """Wait for the socket, write what is to be written, read what there is, and return the messages."""
+        if self._ended is not None:
+            raise self._ended
         connected = self._plugged()
         events = selectors.EVENT_READ
         if self._wire is not None and self._wire.outgoing:
@@ -287,14 +290,27 @@ class Session:
             self._acknowledge()
             if self._pulse is not None:
                 self._pulse.received = time.monotonic()
-            try:
-                frames = self._reader.feed(piece)
-            except BadFrame as error:
-                raise self._error(f"what arrives is no STOMP: {error}") from None
-            messages += [frame for frame in frames if self._is_message(frame)]
+            self._ended = ended = self._sort(piece, messages)
+            if ended is not None:
+                if messages:
+                    break  # likewise
+                raise ended
             if len(piece) < _PIECE and not isinstance(connected, ssl.SSLSocket):
                 break
         return messages
+
+    def _sort(self, piece: bytes, messages: list[Frame]) -> BrokerError | None:
+        """Take what arrived, and return what ends the connection: messages before it are good."""
+        try:
+            for frame in self._reader.feed(piece):
+                if self._is_message(frame):
+                    messages.append(frame)
+            bad = self._reader.bad
+        except BadFrame as error:
+            bad = error
+        except BrokerError as error:
+            return error
+        return None if bad is None else self._error(f"what arrives is no STOMP: {bad}")
 
     def _acknowledge(self) -> None:
         """Let the kernel acknowledge at once: a broker that gathers small packets (Nagle, as ActiveMQ does) would hold

@@ -26,7 +26,7 @@ class StatusMessage:
 def read_status(body: bytes) -> StatusMessage | None:
     """Return a status message of PanDA, or None if the body is none."""
     try:
-        content: Any = json.loads(body)
+        content: Any = json.loads(body.decode())
     except (ValueError, RecursionError):
         return None
     if not isinstance(content, dict):

@@ -12,14 +12,14 @@ from airflow_provider_panda.payload.package import Delivery
 
 def secret_delivery(connection: PandaConnection) -> str:
     """Return the text of the PanDA user secret of this Airflow instance (``signing = secret``)."""
-    return user_secret(connection.instance_secret or "", _broker(connection))
+    return user_secret(connection.signing_secret, _broker(connection))
 
 
 def archive_delivery(connection: PandaConnection, task_key: str) -> Delivery:
     """Return what an archive carries for one task (``signing = archive``): a key that is good for that task only."""
     broker = _broker(connection)
     return Delivery(
-        signing_key=envelope.derive_key(connection.instance_secret or "", task_key),
+        signing_key=envelope.derive_key(connection.signing_secret, task_key),
         broker=None if broker is None else broker_settings(broker),
     )
 

@@ -71,6 +71,20 @@ class PandaConnection:
     result_store: str | None = None
 
     @property
+    def signing_secret(self) -> str:
+        """The instance secret, where results are to be signed or verified.
+
+        :raises ConfigurationError: it is empty, so that anybody could derive the keys of its tasks.
+        """
+        if not self.instance_secret:
+            raise ConfigurationError(
+                f"connection {self.conn_id}, field instance_secret",
+                "it is empty, so results could not be verified",
+                f"Run `airflow panda setup {self.conn_id}`",
+            )
+        return self.instance_secret
+
+    @property
     def idds(self) -> IddsEndpoint:
         """Which iDDS its tasks go through where ``service`` is idds."""
         return IddsEndpoint(panda=self.endpoint, host=self.idds_host)
@@ -145,6 +159,19 @@ class _Fields:
     def url(self, name: str, value: str | None) -> str | None:
         return None if value is None else self.checked_url(name, value)
 
+    def store(self, name: str) -> str | None:
+        """Return the URL of a result store: it stands in task parameters, so it may hold no login."""
+        value = self.text(name)
+        if value is None or value.startswith("file:///"):
+            return value
+        if not value.startswith(("http://", "https://")):
+            raise self.wrong(
+                name,
+                f"{_without_login(value)!r} is no place of results",
+                "Give an http(s):// URL that takes PUT, or file:///folder",
+            )
+        return self.checked_url(name, value)
+
     def checked_url(self, name: str, value: str) -> str:
         try:
             parts = urlsplit(value)
@@ -199,7 +226,7 @@ def parse(
         signing="archive" if signing == "archive" else "secret",
         instance_secret=fields.text("instance_secret"),
         monitor_url=fields.url("monitor_url", fields.text("monitor_url")),
-        result_store=fields.text("result_store"),
+        result_store=fields.store("result_store"),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import ipaddress
 import json
 import logging
 import os
@@ -156,6 +157,13 @@ def _listening(host: str, port: int) -> socket.socket:
     return listening
 
 
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def _in_url(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
@@ -221,6 +229,12 @@ async def _serve(options: GridOptions) -> None:
     async with running_grid(options) as ready:
         print(json.dumps(ready), flush=True)
         log.info("embedded grid: %s, data in %s", ready["url"], ready["data"])
+        if not _is_loopback(options.host):
+            log.warning(
+                "embedded grid: it listens on %s, and not on loopback only: whoever reaches it can read its pages and "
+                "cache, and whoever has its token or a login of its broker runs commands here as this user",
+                options.host,
+            )
         await stop.wait()
         log.info("embedded grid: stopping")
 

@@ -157,7 +157,7 @@ class PandaFunctionOperator(BaseOperator):
                 return []
             hook = PandaHook(self.panda_conn_id)
             connection = hook.get_conn()
-            instance = configuration.instance(connection.instance_secret, conn_id=self.panda_conn_id)
+            instance = configuration.instance(connection.signing_secret, conn_id=self.panda_conn_id)
             key = task_key(instance, str(context["ti"].id))
             archive = self._pack(call, connection, key)
             way = way_of(hook, connection, context)
@@ -290,7 +290,7 @@ class PandaFunctionOperator(BaseOperator):
             connection = hook.get_conn()
             reader = Reader(
                 task_key=came.task_key,
-                signing_key=envelope.derive_key(connection.instance_secret or "", came.task_key),
+                signing_key=envelope.derive_key(connection.signing_secret, came.task_key),
                 allow_pickle=self.value_format == "cloudpickle",
                 result_store=connection.result_store,
             )

@@ -250,6 +250,8 @@ def _column(tree: Any, index: Any, path: Path, depth: int, recurse: Recurse) -> 
     import pandas as pd
 
     values = _decode_column(tree, path, depth, recurse)
+    if getattr(values, "ndim", 1) != 1 or len(values) != len(index):
+        raise UndecodableValue(path_text(path), "a column and its index differ in length")
     return pd.Series(values, index=index, dtype=values.dtype)
 
 

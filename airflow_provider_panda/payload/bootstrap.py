@@ -12,6 +12,7 @@ import json
 import os
 import random
 import shlex
+import shutil
 import sys
 import tarfile
 import time
@@ -23,6 +24,9 @@ from urllib.request import urlopen
 EXIT_BOOTSTRAP = 75
 ATTEMPTS = 6
 TIMEOUT = 60.0
+SIZE_LIMIT = 1 << 32
+"""Bytes of an archive, and of what is in it."""
+MEMBERS_LIMIT = 100000
 ARCHIVE = "airflow_panda_archive.tar.gz"
 RUNNER = os.path.join("panda_runner", "runner.py")
 
@@ -44,6 +48,8 @@ def download(url: str, path: str, attempts: int = ATTEMPTS, pause: float = 1.0) 
                 for chunk in iter(lambda: answer.read(1 << 16), b""):
                     digest.update(chunk)
                     file.write(chunk)
+                    if file.tell() > SIZE_LIMIT:
+                        raise BootstrapError("the archive %s is over %d bytes" % (url, SIZE_LIMIT))
                 size = file.tell()
             if expected is not None and expected.isdigit() and size != int(expected):
                 problem = "only %d of %s bytes came" % (size, expected)
@@ -60,16 +66,24 @@ def download(url: str, path: str, attempts: int = ATTEMPTS, pause: float = 1.0) 
 
 
 def unpack(file: BinaryIO, directory: str) -> None:
-    """Unpack an archive of plain files; one that has anything else, or leads outside, is not unpacked at all."""
+    """Unpack an archive of plain files.
+
+    One that has anything else, leads outside, names a file twice, or is larger than the limits is not unpacked at all.
+    """
     try:
         with tarfile.open(fileobj=file, mode="r:gz") as tar:
-            members = tar.getmembers()
-            for member in members:
+            members = {}  # type: Dict[str, tarfile.TarInfo]
+            size = 0
+            for member in tar:
                 parts = member.name.split("/")
-                outside = member.name.startswith("/") or ".." in parts or "\\" in member.name or not parts[-1]
-                if outside or not (member.isreg() or member.isdir()):
+                outside = {"", ".", ".."}.intersection(parts) or "\\" in member.name or "\0" in member.name
+                if outside or member.name in members or not (member.isreg() or member.isdir()):
                     raise BootstrapError("the archive holds %r, which is no plain file of its directory" % member.name)
-            for member in members:
+                members[member.name] = member
+                size += member.size
+                if size > SIZE_LIMIT or len(members) > MEMBERS_LIMIT:
+                    raise BootstrapError("the archive holds over %d bytes or %d files" % (SIZE_LIMIT, MEMBERS_LIMIT))
+            for member in members.values():
                 path = os.path.join(directory, *member.name.split("/"))
                 if member.isdir():
                     os.makedirs(path, exist_ok=True)
@@ -79,8 +93,10 @@ def unpack(file: BinaryIO, directory: str) -> None:
                 if content is None:
                     raise BootstrapError("the archive holds %r without content" % member.name)
                 with open(path, "wb") as target:
-                    target.write(content.read())
-    except (tarfile.TarError, EOFError, OSError) as error:
+                    shutil.copyfileobj(content, target)
+    except BootstrapError:
+        raise
+    except Exception as error:  # what a broken archive provokes in tarfile, gzip and zlib is of many kinds
         raise BootstrapError("the archive cannot be unpacked: %s" % error) from None
 
 

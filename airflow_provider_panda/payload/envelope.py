@@ -46,10 +46,15 @@ class BadEnvelope(ValueError):  # noqa: N818
 
 
 def derive_key(instance_secret: str, task_key: str) -> bytes:
-    """Return the signing key of one task, derived from the secret of the Airflow instance."""
+    """Return the signing key of one task, derived from the secret of the Airflow instance.
+
+    :raises ValueError: the secret is empty.
+    """
     import hashlib
     import hmac
 
+    if not instance_secret:
+        raise ValueError("the instance secret is empty: anybody could derive the keys of its tasks")
     text = "airflow-panda task key v1:" + task_key
     return hmac.new(instance_secret.encode(), text.encode(), hashlib.sha256).digest()
 
@@ -84,8 +89,9 @@ def verify(envelope: Any, key: bytes, task_key: str) -> Dict[str, Any]:
 
     if not isinstance(envelope, dict):
         raise BadEnvelope("no %r object" % BODY_KEY)
-    if envelope.get("version") != VERSION:
-        raise BadEnvelope("version %.20r is not %d" % (envelope.get("version"), VERSION))
+    version = envelope.get("version")
+    if type(version) is not int or version != VERSION:
+        raise BadEnvelope("version %.20r is not %d" % (version if type(version) is int else type(version), VERSION))
     signed, signature = envelope.get("signed"), envelope.get("signature")
     if not isinstance(signed, str) or not isinstance(signature, str):
         raise BadSignature("signed text or signature is missing")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from http.client import HTTPException
@@ -18,11 +19,14 @@ from .result import JobResult
 SIZE_LIMIT = 1 << 30
 """Largest value, in bytes, that is fetched."""
 
+_NAME = re.compile(r"(?!\.)[A-Za-z0-9_.-]+(/(?!\.)[A-Za-z0-9_.-]+)*")
+"""What the runner puts behind the store's URL: task key, job and attempt. Nothing that leads up, or elsewhere."""
 
-def fetch_reference(result: JobResult, *, result_store: str | None = None, timeout: float = 60.0) -> JobResult:
+
+def fetch_reference(result: JobResult, *, result_store: str | None, timeout: float = 60.0) -> JobResult:
     """Return the result with its value in place of the reference; one that is no reference is returned as it is.
 
-    :param result_store: base URL of the connection; a reference that leads elsewhere is refused. None: any place.
+    :param result_store: base URL of the connection; a reference that leads elsewhere is refused. None: every one is.
     :param timeout: seconds without an answer.
     :raises ValueDecodeError: it cannot be fetched, or is not what the job stored.
     """
@@ -33,13 +37,16 @@ def fetch_reference(result: JobResult, *, result_store: str | None = None, timeo
     encoding = reference.get("encoding")
     if not isinstance(url, str) or type(size) is not int or not isinstance(digest, str) or size > SIZE_LIMIT:
         raise ValueDecodeError("$", "the reference to the result store is malformed or too large")
-    if result_store is not None and not url.startswith(result_store.rstrip("/") + "/"):
-        raise ValueDecodeError("$", f"the reference {url} leads outside of the result store {result_store}")
+    if result_store is None:
+        raise ValueDecodeError("$", f"it is at {url:.200}, and the PanDA connection has no result store any more")
+    base = result_store.rstrip("/") + "/"
+    if not url.startswith(base) or not _NAME.fullmatch(url, len(base)):
+        raise ValueDecodeError("$", f"the reference {url:.200} leads outside of the result store {result_store}")
     content = _read(url, size, timeout)
     if len(content) != size or hashlib.sha256(content).hexdigest() != digest:
         raise ValueDecodeError("$", f"{url} is not what the job stored (size or hash differs)")
     if encoding == "cloudpickle":
-        return replace(result, encoding="cloudpickle", payload=content.decode("ascii"))
+        return replace(result, encoding="cloudpickle", payload=content.decode("ascii", "replace"))
     try:
         return replace(result, encoding="json", payload=json.loads(content))
     except (ValueError, RecursionError) as error:

@@ -132,7 +132,8 @@ def read_body(body: str | bytes | Mapping[str, Any], *, key: bytes, task_key: st
         if len(body) > envelope.BODY_LIMIT:
             raise EnvelopeError(f"a body of {len(body)} bytes is over the limit of {envelope.BODY_LIMIT}")
         try:
-            body = json.loads(body)
+            # Of bytes json.loads guesses the encoding, and would import the codec that a sender chooses.
+            body = json.loads(body if isinstance(body, str) else body.decode())
         except (ValueError, RecursionError) as error:
             raise EnvelopeError(f"the body is no JSON: {error}") from None
     if not isinstance(body, Mapping):

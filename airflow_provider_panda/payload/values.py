@@ -356,7 +356,10 @@ def _decode_uuid(decoder: _Decoder, tree: Any, path: Path, depth: int) -> Any:
 def _decode_path(decoder: _Decoder, tree: Any, path: Path, depth: int) -> Any:
     from pathlib import Path as FilePath
 
-    return FilePath(decoder.decode(tree["v"], path, depth))
+    text = decoder.decode(tree["v"], path, depth + 1)
+    if type(text) is not str:
+        raise UndecodableValue(path_text(path), "bad Path: no text")
+    return FilePath(text)
 
 
 def _decode_enum(decoder: _Decoder, tree: Any, path: Path, depth: int) -> Any:

@@ -104,7 +104,7 @@ class Wait:
         self.task_id = awaited.task_id
         self.log = log
         self.shared = shared
-        self.signing_key = envelope.derive_key(shared.panda.instance_secret or "", self.key)
+        self.signing_key = envelope.derive_key(shared.panda.signing_secret, self.key)
         self.tally = Tally(awaited.policy)
         self.status: TaskStatus | None = None
         self.never_submitted: str | None = None

@@ -100,6 +100,44 @@ def test_what_is_no_stomp_is_refused(stream: bytes) -> None:
         FrameReader(LIMIT).feed(stream)
 
 
+@pytest.mark.parametrize("length", ["first", "last", None])
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+@pytest.mark.parametrize("piece", [7, 1000, 65_536, 1_000_000])
+def test_headers_over_the_limit_cost_that_message_only(length: str | None, end: bytes, piece: int) -> None:
+    body = b"a\n\nb" if length is None else b"a\0\n\nb"
+    told = b"content-length:%d" % len(body)
+    lines = [b"MESSAGE", *(b"x%d:%s" % (number, b"h" * 9000) for number in range(20)), b"x:content-length:3"]
+    lines[1:1] = [told] if length == "first" else []
+    lines += [told, b"content-length:1"] if length == "last" else []
+    stream = frame(b"before") + end.join(lines) + end + end + body + b"\0" + frame(b"after")
+    reader = FrameReader(LIMIT)
+    frames = [each for at in range(0, len(stream), piece) for each in reader.feed(stream[at : at + piece])]
+    assert [each.body for each in frames] == [b"before", None, b"after"]
+    assert frames[1].head == stream[len(frame(b"before")) :][:HEAD_LIMIT]
+
+
+def test_headers_without_end_take_no_memory() -> None:
+    reader = FrameReader(LIMIT)
+    reader.feed(b"MESSAGE\n" + b"x:y\n" * 20_000)
+    tracemalloc.start()
+    for _ in range(500):
+        assert reader.feed(b"x:y\n" * 10_000) == []
+    assert reader.feed(b"h" * 10_000_000) == []
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 32 * 1024 * 1024
+    assert [each.body for each in reader.feed(b"\n\nbody\0" + frame(b"next"))] == [b"next"]
+
+
+def test_frames_before_the_bad_place_are_good() -> None:
+    reader = FrameReader(LIMIT)
+    frames = reader.feed(frame(b"good") + b"MESSAGE\ncontent-length:ten\n\nbody\0")
+    assert [each.body for each in frames] == [b"good"]
+    assert isinstance(reader.bad, BadFrame)
+    with pytest.raises(BadFrame, match="no number"):
+        reader.feed(b"\n")
+
+
 def test_headers() -> None:
     head = b"MESSAGE\r\ninternal_id:af1\r\ninternal_id:second\r\nother_internal_id:no\r\nmessage:a\\cb\\nc"
     assert header(head, b"internal_id") == b"af1"

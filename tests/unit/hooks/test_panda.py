@@ -48,7 +48,7 @@ def test_all_fields() -> None:
         password=" tok ", auth="token", vo="wlcg.production", cache_url="https://cache:25443/", queue="Q", cloud="US",
         working_group="wg", transform_url="https://t/x", service="panda", idds_host="https://idds:443",
         broker_conn_id="b", signing="archive", instance_secret="s" * 32, monitor_url="https://mon/",
-        result_store="s3://bucket", verify_host="false", ca_path="/ca", timeout="12.5",
+        result_store="https://store/x", verify_host="false", ca_path="/ca", timeout="12.5",
     )  # fmt: skip
     endpoint = connection.endpoint
     assert (endpoint.auth, endpoint.token, endpoint.vo) == (AuthKind.TOKEN, "tok", "wlcg.production")
@@ -58,7 +58,7 @@ def test_all_fields() -> None:
     assert connection.defaults.transform_url == "https://t/x"
     assert (connection.broker_conn_id, connection.signing) == ("b", "archive")
     assert connection.monitor_url == "https://mon"
-    assert connection.result_store == "s3://bucket"
+    assert connection.result_store == "https://store/x"
     assert "tok" not in repr(connection).replace("token", "")
     assert "ssss" not in repr(connection)
 

@@ -143,10 +143,12 @@ def test_a_large_value_goes_by_reference(bad: ModuleType, tmp_path: Path) -> Non
     (stored,) = (tmp_path / "store").rglob("*.json")
     stored.write_text('"y' + "x" * 299_999 + '"')
     with pytest.raises(ValueDecodeError, match="not what the job stored"):
-        fetch_reference(done.result)
+        fetch_reference(done.result, result_store=store)
     stored.unlink()
     with pytest.raises(ValueDecodeError, match="cannot be fetched"):
-        fetch_reference(done.result)
+        fetch_reference(done.result, result_store=store)
+    with pytest.raises(ValueDecodeError, match="no result store"):
+        fetch_reference(done.result, result_store=None)
 
 
 def test_a_store_that_takes_nothing_is_no_success(bad: ModuleType, tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""Hostile messages, and programs that look for more of them (``make fuzz``)."""
