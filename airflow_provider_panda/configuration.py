@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from airflow.providers.common.compat.sdk import conf
 
@@ -50,6 +51,19 @@ def settle_time() -> float:
 def end_in_triggerer() -> bool:
     """Return whether a trigger may end a task for which nothing is left to a worker."""
     return bool(conf.getboolean(SECTION, "end_in_triggerer", fallback=True))
+
+
+def on_retry() -> Literal["attach", "resubmit"]:
+    """Return what a further try does with a task that an earlier one submitted and never waited for.
+
+    :raises ConfigurationError: the option has another value.
+    """
+    configured: str = conf.get(SECTION, "on_retry", fallback="attach").strip().lower()
+    if configured not in ("attach", "resubmit"):
+        raise ConfigurationError(
+            "Airflow option [panda] on_retry", f"{configured!r} is unknown", "Set it to attach or resubmit"
+        )
+    return "attach" if configured == "attach" else "resubmit"
 
 
 def poll_interval() -> float:

@@ -70,6 +70,16 @@ _CONFIGURATION: dict[str, Any] = {
                 "example": "bnl1",
                 "default": "",
             },
+            "on_retry": {
+                "description": "What a further try does with the grid task of an earlier one whose worker was lost "
+                "between submission and deferral: attach = wait for that task, if it is alive or done and this try "
+                "would submit the very same; resubmit = kill it and submit anew. A task that was waited for is killed "
+                "in any case.",
+                "version_added": "0.1.0",
+                "type": "string",
+                "example": "resubmit",
+                "default": "attach",
+            },
             "poll_interval": {
                 "description": "Seconds between two status requests for all waiting tasks of a connection. Results "
                 "come by messages; this is what finds a lost one.",

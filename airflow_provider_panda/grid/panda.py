@@ -10,6 +10,7 @@ from typing import Any, Final, TypeVar
 
 from airflow_provider_panda.exceptions import (
     GridAnswerTooLargeError,
+    GridError,
     GridRefusedError,
     GridServerError,
     TaskNotFoundError,
@@ -20,7 +21,7 @@ from airflow_provider_panda.grid.client import PandaClient, panda_client
 from airflow_provider_panda.grid.endpoint import PandaEndpoint
 from airflow_provider_panda.grid.parameters import GridDefaults, task_parameters
 from airflow_provider_panda.grid.retry import PATIENT, RetryPolicy, again, passes_by_itself
-from airflow_provider_panda.grid.task import JobRecord, TaskSpec, TaskStatus
+from airflow_provider_panda.grid.task import JobRecord, Phase, TaskSpec, TaskStatus
 
 log = logging.getLogger(__name__)
 
@@ -150,7 +151,7 @@ class PandaGrid:
 
         def attempt() -> int:
             # First of all, for an ended task of that name would be taken up again by a submission.
-            known = self._listed(parameters["taskName"], parameters["processingType"])
+            known = self._sole(parameters["taskName"], parameters["processingType"])
             if known is not None:
                 log.info("%s: PanDA has the task already: %d (%s)", key, known.task_id, known.status)
                 return known.task_id
@@ -172,19 +173,41 @@ class PandaGrid:
     # --- while it runs ---
 
     def find(self, name: str, *, processing_type: str | None = None) -> TaskStatus | None:
-        """Return the newest task of that name, or None; PanDA lists a task some seconds after its submission.
+        """Return the task of that name (:func:`winner`), or None; PanDA lists it some seconds after its submission.
 
         :param processing_type: narrows the search; worth giving for names with dots and other signs of regular
             expressions, which the server matches slowly and among the first 500 tasks only.
         """
-        return self._again(f"find {name}", lambda: self._listed(name, processing_type))
+        return self._again(f"find {name}", lambda: winner(self._listed(name, processing_type)))
 
-    def _listed(self, name: str, processing_type: str | None) -> TaskStatus | None:
+    def sole(self, name: str, *, processing_type: str | None = None) -> TaskStatus | None:
+        """Return the task of that name as :meth:`find` does, and kill any other of that name.
+
+        PanDA looks for the name before it inserts a task: two submissions at the same moment may both be taken.
+
+        :param processing_type: see :meth:`find`.
+        """
+        return self._again(f"find {name}", lambda: self._sole(name, processing_type))
+
+    def _sole(self, name: str, processing_type: str | None) -> TaskStatus | None:
+        listed = self._listed(name, processing_type)
+        chosen = winner(listed)
+        for task in listed:
+            if task is chosen or task.phase.terminal:
+                continue
+            try:
+                outcome = answers.killed(self._client.call("killTask", task.task_id))
+                log.warning("%s: PanDA took it twice; kill of task %d: %s", name, task.task_id, outcome.value)
+            except GridError as error:
+                log.warning("%s: PanDA took it twice; task %d was not killed: %s", name, task.task_id, error)
+        return chosen
+
+    def _listed(self, name: str, processing_type: str | None) -> list[TaskStatus]:
         filters = {"taskName": name}
         if processing_type:
             filters["processingType"] = processing_type
         answer = self._client.call("get_tasks_detailed_info_since", None, filters, TASKS_AT_ONCE)
-        return max(answers.task_statuses(answer, taskName=name), key=lambda task: task.task_id, default=None)
+        return answers.task_statuses(answer, taskName=name)
 
     def statuses(self, processing_type: str, *, since: datetime | None = None) -> list[TaskStatus]:
         """Return the tasks of one kind in one request.
@@ -282,6 +305,12 @@ class PandaGrid:
                 f"PanDA is alive, but an authenticated read failed: {error}", url=error.url
             ) from None
         return f"PanDA at {self.endpoint.url} is alive and accepts the credentials"
+
+
+def winner(tasks: Sequence[TaskStatus]) -> TaskStatus | None:
+    """Return which task of one name counts: the oldest, unless it failed or was killed and another did not."""
+    lost = (Phase.FAILED, Phase.KILLED)
+    return min(tasks, key=lambda task: (task.phase in lost, task.task_id), default=None)
 
 
 def utc_text(moment: datetime | None) -> str | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn
 
@@ -20,13 +21,15 @@ from airflow_provider_panda.hooks.panda import PandaConnection, PandaHook
 from airflow_provider_panda.links import PandaTaskLink
 from airflow_provider_panda.operators import parameters, submission
 from airflow_provider_panda.operators.call import Call, bind_call, check_context_free, map_over_names
+from airflow_provider_panda.operators.earlier import Left, digest_of
 from airflow_provider_panda.operators.ending import left_for_worker
-from airflow_provider_panda.operators.way import Submission, Way, kill, way_of
+from airflow_provider_panda.operators.submission import Begun, Draft
+from airflow_provider_panda.operators.underway import Underway
+from airflow_provider_panda.operators.way import Submission, Way, way_of
 from airflow_provider_panda.payload import envelope
 from airflow_provider_panda.payload.command import Environment
 from airflow_provider_panda.payload.package import Archive, Delivery, build_archive, check_function
 from airflow_provider_panda.payload.xcom import to_xcom
-from airflow_provider_panda.triggers.ids import TASK_KEY_KEY
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -37,6 +40,14 @@ if TYPE_CHECKING:
     from airflow_provider_panda.grid.outcome import CallPolicy, OnJobError, WaitFor
     from airflow_provider_panda.grid.task import TaskSpec
     from airflow_provider_panda.triggers.event import FunctionEvent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Packed:
+    """A call that is ready to be submitted: what is uploaded, and the task that runs it."""
+
+    archive: Archive
+    spec: TaskSpec
 
 
 class PandaFunctionOperator(BaseOperator):
@@ -137,7 +148,7 @@ class PandaFunctionOperator(BaseOperator):
         self.map_over = map_over_names(python_callable, map_over)
         check_context_free(python_callable, given=self._given_names())
         check_function(python_callable, serializer=self.serializer, map_over=self.map_over, include=self.include)
-        self._submitted: tuple[PandaHook, Submission] | None = None
+        self._underway: Underway | None = None
 
     def _given_names(self) -> frozenset[str]:
         """Names of the function's arguments that the DAG file passes."""
@@ -158,26 +169,67 @@ class PandaFunctionOperator(BaseOperator):
             hook = PandaHook(self.panda_conn_id)
             connection = hook.get_conn()
             instance = configuration.instance(connection.signing_secret, conn_id=self.panda_conn_id)
-            key = task_key(instance, str(context["ti"].id))
-            archive = self._pack(call, connection, key)
             way = way_of(hook, connection, context)
-            spec = self._spec(connection, archive, key, instance, context, way)
+            begun = submission.begin(
+                context,
+                own_key=task_key(instance, str(context["ti"].id)),
+                draft=lambda key: self._draft(call, connection, key, instance, context, way),
+                reach=submission.reach_of_tasks(hook, context, self._accepted_states()),
+            )
         except (ConfigurationError, PackagingError) as error:
             # The same try would end the same way: no retries.
             raise AirflowFailException(str(error)) from error
+        spec = begun.content.spec
+        submitted = self._submit(hook, way, begun, context)
+        submission.tell_submission(context, connection, key=spec.key, submission=submitted)
+        submission.deferring(context, begun.note, submitted)
+        self.log.info("%s: submitted as %s (%s); waiting without a worker", spec.key, submitted, submitted.task_name)
+        self._stop_watching()
+        return self._defer(spec, submitted)
+
+    def _accepted_states(self) -> tuple[str, ...]:
+        """Return the states of an ended task whose results another try may still take."""
+        return ("done", "finished") if self.on_job_error == "collect" else ("done",)
+
+    def _draft(
+        self, call: Call, connection: PandaConnection, key: str, instance: str, context: Context, way: Way
+    ) -> Draft[Packed]:
+        """Return what is submitted under a key."""
+        archive = self._pack(call, connection, key)
+        spec = self._spec(connection, archive, key, instance, context, way)
         self.log.info(
             "%s: packed %s() as %s, %d job(s), %d bytes, by %s",
             key, archive.function, archive.name, archive.n_jobs, len(archive.content), archive.form,
         )  # fmt: skip
-        earlier = submission.end_earlier_try(context, hook, key)
-        submission.remember(context, TASK_KEY_KEY, key)
-        hook.grid().upload(archive.name, archive.content)
-        submitted = way.submit(spec)
-        self._submitted = (hook, submitted)
-        submission.tell_submission(context, connection, key=key, submission=submitted, earlier=earlier)
-        self.log.info("%s: submitted as %s (%s); waiting without a worker", key, submitted, submitted.task_name)
-        self._submitted = None
-        return self._defer(spec, submitted)
+        note = Left(
+            key=key,
+            by=key,
+            name=spec.name,
+            kind=spec.processing_type,
+            server=connection.idds.name if connection.service == "idds" else connection.endpoint.url,
+            through_idds=connection.service == "idds",
+            digest=digest_of(asdict(spec)),
+        )
+        return Draft(note=note, content=Packed(archive=archive, spec=spec))
+
+    def _submit(self, hook: PandaHook, way: Way, begun: Begun[Packed], context: Context) -> Submission:
+        """Upload and submit what is not there yet; from here on :meth:`on_kill` has something to kill."""
+        archive, spec = begun.content.archive, begun.content.spec
+        reach = submission.reach_of_tasks(hook, context, ())
+        underway = self._underway = submission.watched(context, begun.note, reach)
+        if begun.known is None:
+            underway.go_on()
+            hook.grid().upload(archive.name, archive.content)
+        underway.sending()
+        submitted = way.submit(spec, begun.known)
+        underway.taken(submitted)
+        return submitted
+
+    def _stop_watching(self) -> None:
+        """Leave the grid task to whoever waits for it."""
+        underway, self._underway = self._underway, None
+        if underway is not None:
+            underway.go_on()
 
     def _pack(self, call: Call, connection: PandaConnection, key: str) -> Archive:
         return build_archive(
@@ -270,10 +322,8 @@ class PandaFunctionOperator(BaseOperator):
 
     def on_kill(self) -> None:
         """Kill the grid task if this worker is ended between submission and deferral."""
-        if self._submitted is not None:
-            hook, submitted = self._submitted
-            self.log.info("killing %s", submitted)
-            kill(hook, submitted)
+        if self._underway is not None:
+            self._underway.end()
 
     # --- way back -----------------------------------------------------------------------------------------------
 

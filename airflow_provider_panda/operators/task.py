@@ -27,10 +27,12 @@ from airflow_provider_panda.grid.task import Resources, task_key
 from airflow_provider_panda.hooks.panda import PandaConnection, PandaHook
 from airflow_provider_panda.links import PandaTaskLink
 from airflow_provider_panda.operators import parameters, submission
+from airflow_provider_panda.operators.earlier import Left, digest_of
 from airflow_provider_panda.operators.outcome import task_value, tasks_error
+from airflow_provider_panda.operators.submission import Begun, Draft
+from airflow_provider_panda.operators.underway import Underway
 from airflow_provider_panda.operators.way import Submission
 from airflow_provider_panda.triggers.event import Outcome
-from airflow_provider_panda.triggers.ids import TASK_KEY_KEY
 from airflow_provider_panda.triggers.task import PandaTaskTrigger, TasksEvent
 
 if TYPE_CHECKING:
@@ -148,7 +150,7 @@ class PandaTaskOperator(BaseOperator):
         self.success_states = parameters.task_states("success_states", success_states, terminal=True)
         self.deadline = parameters.duration("deadline", deadline)
         self._check()
-        self._submitted: tuple[PandaGrid, int] | None = None
+        self._underway: Underway | None = None
 
     def _check(self) -> None:
         """Refuse what can be told to be wrong before templates are rendered."""
@@ -192,27 +194,72 @@ class PandaTaskOperator(BaseOperator):
         try:
             connection = hook.get_conn()
             instance = configuration.instance(connection.instance_secret, conn_id=self.panda_conn_id)
-            key = task_key(instance, str(context["ti"].id))
-            grid = hook.grid()
+            kind = processing_type(instance)
             sandbox = self._sandbox() if self.files else None
-            wanted = self._parameters(context, connection, grid, key, processing_type(instance), sandbox)
+            begun = submission.begin(
+                context,
+                own_key=task_key(instance, str(context["ti"].id)),
+                draft=lambda key: self._draft(
+                    context, connection, hook.grid(), key, processing_type(instance), sandbox
+                ),
+                reach=submission.reach_of_tasks(hook, context, self.success_states),
+            )
         except ConfigurationError as error:
             # The same try would end the same way: no retries.
             raise AirflowFailException(str(error)) from error
-        earlier = submission.end_earlier_try(context, hook, key)
-        submission.remember(context, TASK_KEY_KEY, key)
-        if sandbox is not None:
-            self.log.info("%s: packed %d file(s) as %s", key, len(sandbox.members), sandbox.name)
-            grid.upload(sandbox.name, sandbox.content)
-        task_id = grid.submit_parameters(wanted, key=key)
-        self._submitted = (grid, task_id)
-        submitted = Submission(task_name=wanted["taskName"], task_id=task_id)
-        submission.tell_submission(context, connection, key=key, submission=submitted, earlier=earlier)
+        key, wanted = begun.note.key, begun.content
+        task_id = self._submit(hook, begun, sandbox, context)
+        submitted = Submission(task_name=begun.note.name, task_id=task_id)
+        submission.tell_submission(context, connection, key=key, submission=submitted)
         context["ti"].xcom_push(OUTPUTS_KEY, output_datasets(wanted))
-        self.log.info("%s: submitted as PanDA task %d (%s); waiting without a worker", key, task_id, wanted["taskName"])
-        self._submitted = None
-        listed = wanted["processingType"] == processing_type(instance)
-        return self._defer(key, task_id, processing_type(instance) if listed else None)
+        submission.deferring(context, begun.note, submitted)
+        self.log.info("%s: submitted as %s (%s); waiting without a worker", key, submitted, wanted["taskName"])
+        self._stop_watching()
+        return self._defer(key, task_id, kind if wanted["processingType"] == kind else None)
+
+    def _draft(
+        self,
+        context: Context,
+        connection: PandaConnection,
+        grid: PandaGrid,
+        key: str,
+        kind: str,
+        sandbox: Sandbox | None,
+    ) -> Draft[dict[str, Any]]:
+        """Return the task parameter map under a key."""
+        wanted = self._parameters(context, connection, grid, key, kind, sandbox)
+        note = Left(
+            key=key,
+            by=key,
+            name=wanted["taskName"],
+            kind=wanted["processingType"],
+            server=connection.endpoint.url,
+            through_idds=False,
+            digest=digest_of(wanted),
+        )
+        return Draft(note=note, content=wanted)
+
+    def _submit(self, hook: PandaHook, begun: Begun[dict[str, Any]], sandbox: Sandbox | None, context: Context) -> int:
+        """Upload and submit what is not there yet; from here on :meth:`on_kill` has something to kill."""
+        key, grid = begun.note.key, hook.grid()
+        reach = submission.reach_of_tasks(hook, context, ())
+        underway = self._underway = submission.watched(context, begun.note, reach)
+        task_id = None if begun.known is None else begun.known.task_id
+        if task_id is None and sandbox is not None:
+            self.log.info("%s: packed %d file(s) as %s", key, len(sandbox.members), sandbox.name)
+            underway.go_on()
+            grid.upload(sandbox.name, sandbox.content)
+        underway.sending()
+        if task_id is None:
+            task_id = grid.submit_parameters(begun.content, key=key)
+        underway.taken(Submission(task_name=begun.note.name, task_id=task_id))
+        return task_id
+
+    def _stop_watching(self) -> None:
+        """Leave the grid task to whoever waits for it."""
+        underway, self._underway = self._underway, None
+        if underway is not None:
+            underway.go_on()
 
     def _sandbox(self) -> Sandbox:
         folder = getattr(self.get_dag(), "folder", None)
@@ -285,10 +332,8 @@ class PandaTaskOperator(BaseOperator):
 
     def on_kill(self) -> None:
         """Kill the grid task if this worker is ended between submission and deferral."""
-        if self._submitted is not None:
-            grid, task_id = self._submitted
-            self.log.info("killing PanDA task %d", task_id)
-            grid.kill(task_id)
+        if self._underway is not None:
+            self._underway.end()
 
     # --- way back -----------------------------------------------------------------------------------------------
 

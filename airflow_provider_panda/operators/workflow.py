@@ -13,13 +13,18 @@ from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperat
 
 from airflow_provider_panda import configuration
 from airflow_provider_panda.exceptions import ConfigurationError, GridError
+from airflow_provider_panda.grid.idds.answers import OPEN
 from airflow_provider_panda.grid.idds.end import end_request
 from airflow_provider_panda.grid.idds.workflow import read_workflow, request_of
 from airflow_provider_panda.grid.retry import RetryPolicy, again
 from airflow_provider_panda.grid.task import task_key
 from airflow_provider_panda.hooks.panda import PandaConnection, PandaHook
 from airflow_provider_panda.operators import parameters, submission
+from airflow_provider_panda.operators.earlier import Left, Standing, digest_of
 from airflow_provider_panda.operators.request_outcome import current_requests, request_value, requests_error
+from airflow_provider_panda.operators.submission import Draft
+from airflow_provider_panda.operators.underway import Underway
+from airflow_provider_panda.operators.way import Found, Submission
 from airflow_provider_panda.triggers.event import Outcome
 from airflow_provider_panda.triggers.ids import TASK_KEY_KEY
 from airflow_provider_panda.triggers.request import WORKFLOW_REQUEST_KEY, IddsRequestTrigger, RequestsEvent
@@ -70,7 +75,7 @@ class IddsWorkflowOperator(BaseOperator):
             raise ConfigurationError("argument workflow", "there is none", "Give an iDDS workflow")
         if isinstance(workflow, Mapping):
             read_workflow(workflow)
-        self._submitted: tuple[PandaConnection, int] | None = None
+        self._underway: Underway | None = None
 
     def execute(self, context: Context) -> Any:
         """Submit and defer."""
@@ -78,22 +83,56 @@ class IddsWorkflowOperator(BaseOperator):
         try:
             connection = hook.get_conn()
             instance = configuration.instance(connection.instance_secret, conn_id=self.panda_conn_id)
-            key = task_key(instance, str(context["ti"].id))
-            properties = request_of(read_workflow(self._given()), key=key)
+            workflow = read_workflow(self._given())
+            begun = submission.begin(
+                context,
+                own_key=task_key(instance, str(context["ti"].id)),
+                draft=lambda key: _draft(workflow, connection, key),
+                reach=self._reach(hook),
+            )
         except ConfigurationError as error:
             # The same try would end the same way: no retries.
             raise AirflowFailException(str(error)) from error
-        self._end_earlier_try(context, connection, key)
-        submission.remember(context, TASK_KEY_KEY, key)
-        request_id = submit_once(hook.idds(), properties, key=key)
-        self._submitted = (connection, request_id)
-        submission.remember(context, WORKFLOW_REQUEST_KEY, request_id)
+        key = begun.note.key
+        underway = self._underway = submission.watched(context, begun.note, self._reach(hook))
+        underway.sending()
+        request_id = begun.known.request_id if begun.known is not None else None
+        if request_id is None:
+            request_id = submit_once(hook.idds(), begun.content, key=key)
+        submitted = Submission(task_name="", request_id=request_id)
+        underway.taken(submitted)
         ti = context["ti"]
         ti.xcom_push(TASK_KEY_KEY, key)
         ti.xcom_push(WORKFLOW_REQUEST_KEY, request_id)
-        self.log.info("%s: submitted as iDDS request %d (%s)", key, request_id, properties["name"])
-        self._submitted = None
+        submission.deferring(context, begun.note, submitted)
+        self.log.info("%s: submitted as iDDS request %d (%s)", key, request_id, begun.note.name)
+        self._underway = None
+        underway.go_on()
         return self._defer(key, request_id)
+
+    def _reach(self, hook: PandaHook) -> submission.Reach:
+        """Return how requests of earlier tries are reached."""
+
+        def find(left: Left) -> Found | None:
+            client = hook.idds()
+            request_id = client.request_ids(left.name).get(left.name)
+            request = None if request_id is None else client.request(request_id)
+            if request is None:
+                return None
+            return Found(submission=Submission(task_name="", request_id=request.request_id), status=request.status)
+
+        def standing(status: str) -> Standing:
+            if status in self.success_states:
+                return Standing.DONE
+            return Standing.ALIVE if status in OPEN else Standing.OVER
+
+        def end(ended: Submission) -> bool:
+            if ended.request_id is None:
+                return False
+            end_now(hook.get_conn(), ended.request_id)
+            return True
+
+        return submission.Reach(find=find, standing=standing, end=end)
 
     def _given(self) -> Any:
         if self._made is None:
@@ -116,12 +155,6 @@ class IddsWorkflowOperator(BaseOperator):
             method_name="execute_complete",
         )
 
-    def _end_earlier_try(self, context: Context, connection: PandaConnection, key: str) -> None:
-        earlier_id = submission.left_by_earlier_try(context, key, id_key=WORKFLOW_REQUEST_KEY)
-        if earlier_id is not None:
-            self.log.info("%s: ending iDDS request %d, which an earlier try left", key, earlier_id)
-            self._end(connection, earlier_id)
-
     def _end(self, connection: PandaConnection, request_id: int) -> None:
         """Abort a request and kill its tasks; an unreachable service does not hide the outcome that led here."""
         try:
@@ -131,8 +164,8 @@ class IddsWorkflowOperator(BaseOperator):
 
     def on_kill(self) -> None:
         """End the request if this worker is ended between submission and deferral."""
-        if self._submitted is not None:
-            self._end(*self._submitted)
+        if self._underway is not None:
+            self._underway.end()
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
         """Return what became of the request, or raise why it is no success."""
@@ -158,6 +191,21 @@ class IddsWorkflowOperator(BaseOperator):
             if request_id is not None:
                 self._end(PandaHook(self.panda_conn_id).get_conn(), int(request_id))
         return super().resume_execution(next_method, next_kwargs, context)
+
+
+def _draft(workflow: Mapping[str, Any], connection: PandaConnection, key: str) -> Draft[dict[str, Any]]:
+    """Return the attributes of a request under a key."""
+    properties = request_of(workflow, key=key)
+    note = Left(
+        key=key,
+        by=key,
+        name=properties["name"],
+        kind="",
+        server=connection.idds.name,
+        through_idds=True,
+        digest=digest_of(properties),
+    )
+    return Draft(note=note, content=properties)
 
 
 def submit_once(

@@ -321,6 +321,23 @@ class IddsGrid:
         else:
             log.warning("%s: iDDS made its task twice; that of transform %d was killed", key, transform_id)
 
+    def find(self, run: DagRun, name: str) -> tuple[int, TransformStatus] | None:
+        """Return the request and the transform of a task by its name, in whichever request of the run it is.
+
+        :param run: the DAG run.
+        :param name: name of the task's specification.
+        :raises GridError: iDDS cannot be asked.
+        """
+
+        def look() -> tuple[int, TransformStatus] | None:
+            for request_id in sorted(self.requests_of(run).values(), reverse=True):  # the present one first
+                transform = self._transform(request_id, name)
+                if transform is not None:
+                    return request_id, transform
+            return None
+
+        return again(self._policy, f"look for {name}", look, pause=self._pause)
+
     def task_id(self, request_id: int, transform_id: int) -> int | None:
         """Return the jediTaskID of a transform, or None while iDDS has not submitted it.
 

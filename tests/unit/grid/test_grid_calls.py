@@ -118,6 +118,40 @@ def test_a_lost_reply_of_a_task_not_listed_yet(grid: PandaGrid, panda: ScriptedP
     assert len(panda.calls(SUBMIT)) == 3
 
 
+@pytest.mark.parametrize(
+    ("states", "kept", "killed"),
+    [
+        ({11: "running", 12: "running"}, 11, [12]),
+        ({12: "pending", 11: "running", 13: "scouting"}, 11, [12, 13]),
+        ({11: "aborted", 12: "running"}, 12, []),
+        ({11: "failed", 12: "failed"}, 11, []),
+        ({11: "running", 12: "done"}, 11, []),  # nothing to kill any more
+    ],
+)
+def test_of_two_tasks_of_one_name_the_first_counts(
+    grid: PandaGrid, panda: ScriptedPanda, states: dict[int, str], kept: int, killed: list[int]
+) -> None:
+    """PanDA looks for a name before it inserts a task: two submissions at one moment may both be taken."""
+    panda.on(LIST, envelope([row(task_id, state) for task_id, state in states.items()]))
+    panda.on("task/kill", envelope(0))
+    assert grid.submit(SPEC) == kept
+    assert panda.calls(SUBMIT) == []
+    assert [seen.json["task_id"] for seen in panda.calls("task/kill")] == killed
+    found = grid.find(NAME)
+    assert found is not None
+    assert found.task_id == kept
+    assert len(panda.calls("task/kill")) == len(killed)  # a look alone kills nothing
+
+
+def test_a_second_task_that_cannot_be_killed_fails_nothing(
+    grid: PandaGrid, panda: ScriptedPanda, caplog: pytest.LogCaptureFixture
+) -> None:
+    panda.on(LIST, envelope([row(11), row(12)]))
+    panda.on("task/kill", status(503))
+    assert grid.submit(SPEC) == 11
+    assert "PanDA took it twice; task 12 was not killed" in caplog.text
+
+
 def test_submission_ends_after_bounded_attempts(grid: PandaGrid, panda: ScriptedPanda, paused: list[float]) -> None:
     panda.on(SUBMIT, lose())
     with pytest.raises(GridUnreachableError):

@@ -9,6 +9,7 @@ from uuid import uuid4
 import pytest
 from airflow.providers.common.compat.sdk import TaskDeferred
 
+from airflow_provider_panda.operators.earlier import Left, read
 from tests.stack.scripted_panda import ScriptedPanda, Seen, envelope
 
 LIST, SUBMIT, KILL = "task/get_tasks_detailed_info_since", "task/submit", "task/kill"
@@ -49,6 +50,12 @@ class Scene:
     @property
     def context(self) -> dict[str, Any]:
         return {"ti": self.ti, "task_state_store": self.store}
+
+    def left(self) -> Left:
+        """Return what a later try is told."""
+        found = read(self.context)  # type: ignore[arg-type]
+        assert found is not None
+        return found
 
     def deferred(self, operator: Any) -> TaskDeferred:
         """Execute an operator that has to defer, and return what it deferred with."""

@@ -16,6 +16,7 @@ from airflow_provider_panda.exceptions import ConfigurationError, DeadlineExceed
 from airflow_provider_panda.grid.answers import task_status
 from airflow_provider_panda.grid.names import processing_type
 from airflow_provider_panda.grid.task import instance_id, task_key
+from airflow_provider_panda.operators.earlier import Stage
 from airflow_provider_panda.operators.task import PandaTaskOperator
 from airflow_provider_panda.triggers.event import Outcome
 from airflow_provider_panda.triggers.task import TasksEvent
@@ -89,7 +90,8 @@ def test_a_command_is_submitted_under_its_key_and_waited_for(scene: Scene) -> No
         "panda_task_url": "https://monitor/task/7/",
         "panda_output_datasets": [f"airflow-dag-task-manual__1-{key}.out.root"],
     }
-    assert scene.store == {"panda_task_id": 7, "panda_task_key": key}
+    left = scene.left()
+    assert (left.key, left.task_id, left.stage) == (key, 7, Stage.DEFERRING)
     path, trigger = deferred.trigger.serialize()
     assert path == "airflow_provider_panda.triggers.task.PandaTaskTrigger"
     assert (trigger["task_ids"], trigger["states"], trigger["task_key"]) == ([7], ["done"], key)
@@ -127,7 +129,7 @@ def test_a_further_try_kills_what_the_last_one_left(scene: Scene) -> None:
     again.__dict__.update(scene.__dict__, ti=type(scene.ti)())
     again.deferred(operator(command="make"))
     assert [seen.json["task_id"] for seen in scene.calls(KILL)] == [7]
-    assert scene.store["panda_task_id"] == 8
+    assert again.left().task_id == 8
 
 
 def test_a_map_is_completed_and_otherwise_kept(scene: Scene) -> None:

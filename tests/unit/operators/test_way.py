@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import shlex
+from dataclasses import replace
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 
 from airflow_provider_panda import configuration
-from airflow_provider_panda.exceptions import GridRefusedError, GridUnreachableError
+from airflow_provider_panda.exceptions import GridRefusedError, GridUnreachableError, TaskNotFoundError
 from airflow_provider_panda.grid.answers import KillOutcome
+from airflow_provider_panda.grid.idds.answers import TransformStatus
 from airflow_provider_panda.grid.idds.runs import DagRun, Submitted
 from airflow_provider_panda.grid.task import TaskSpec
 from airflow_provider_panda.hooks.panda import PandaConnection, parse
 from airflow_provider_panda.operators import submission, way
-from airflow_provider_panda.operators.way import Directly, Submission, ThroughIdds, way_of
+from airflow_provider_panda.operators.way import Directly, Found, Submission, ThroughIdds, way_of
 from airflow_provider_panda.payload.command import Environment
 from airflow_provider_panda.payload.package import build_archive
 from airflow_provider_panda.triggers.ids import (
@@ -29,7 +30,7 @@ from airflow_provider_panda.triggers.ids import (
 )
 from tests.unit.operators.scene import Store, TaskInstance
 
-KEY, EARLIER = "afabcdefghijklmnopqr", "afabcd00000000000000"
+KEY = "afabcdefghijklmnopqr"
 SPEC = TaskSpec(key=KEY, name=f"n-{KEY}", n_jobs=1, command="c", archive_name="sources.a.tar.gz")
 
 
@@ -66,7 +67,11 @@ class Hook:
         def find(name: str) -> Any:
             return self.found
 
-        return SimpleNamespace(kill=kill, submit=submit, find=find)
+        def sole(name: str, *, processing_type: str | None) -> Any:
+            self._noted("sole", name, processing_type)
+            return self.found
+
+        return SimpleNamespace(kill=kill, submit=submit, find=find, sole=sole)
 
     def idds_grid(self) -> Any:
         def kill(request_id: int, transform_id: int) -> KillOutcome | None:
@@ -103,6 +108,10 @@ def context() -> Any:
 STARTED = datetime.fromtimestamp(1_000_000.75, UTC)
 RUN = DagRun(instance="abcd", dag_id="dag", run_id="manual__1", generation=1_000_000)
 THROUGH = Submission(task_name="n_3_9", request_id=3, transform_id=9)
+
+
+def transform(status: str, task_id: int | None = None) -> TransformStatus:
+    return TransformStatus(transform_id=9, name="n", status=status, task_id=task_id)
 
 
 def one() -> int:
@@ -182,68 +191,64 @@ def test_kills(given: Submission, outcome: KillOutcome | None, asked: list[Any],
 def test_what_it_is_called() -> None:
     assert str(THROUGH) == "iDDS request 3, transform 9"
     assert str(Submission(task_name="n", task_id=5)) == "PanDA task 5"
+    assert str(Submission(task_name="n", request_id=5)) == "iDDS request 5"
 
 
 def test_all_ids_are_left(context: Any) -> None:
+    """That of the request was left before anything was in it."""
     submission.tell_submission(context, connection("idds"), key=KEY, submission=THROUGH)
-    assert context["ti"].xcoms == {TASK_KEY_KEY: KEY, REQUEST_ID_KEY: 3, TRANSFORM_ID_KEY: 9}
-    store = context["task_state_store"]
-    assert (store[REQUEST_ID_KEY], store[TRANSFORM_ID_KEY]) == (3, 9)
-    assert TASK_ID_KEY not in store
+    assert context["ti"].xcoms == {TASK_KEY_KEY: KEY, TRANSFORM_ID_KEY: 9}
+    assert context["task_state_store"] == {}
 
 
-def test_ids_of_an_earlier_way_do_not_stay(context: Any) -> None:
-    """The store outlives a try, and the connection may be edited between two."""
-    store = context["task_state_store"]
-    submission.tell_submission(context, connection("idds"), key=EARLIER, submission=THROUGH)
-    store[TASK_KEY_KEY] = EARLIER
+def test_what_is_known_is_not_submitted_again(context: Any) -> None:
     hook: Any = Hook()
-    earlier = submission.end_earlier_try(context, hook, KEY)
-    taken = Submission(task_name="n", task_id=5)
-    submission.tell_submission(context, connection("panda"), key=KEY, submission=taken, earlier=earlier)
-    assert context["ti"].xcoms[TASK_ID_KEY] == store[TASK_ID_KEY] == 5
-    assert submission.submission_of_earlier_try(context, KEY) == Submission(task_name="", task_id=5)
+    directly = Submission(task_name="n", task_id=5)
+    assert way_of(hook, connection("panda"), context).submit(SPEC, directly) == directly
+    assert way_of(hook, connection("idds"), context).submit(SPEC, THROUGH) == THROUGH
+    assert hook.done == []
+    assert context["ti"].xcoms == {REQUEST_ID_KEY: 3, CONNECTION_KEY: "c"}  # the end of the run closes that one
 
 
-def test_a_first_try_looks_once_into_the_store(context: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each look is a request to Airflow's API."""
-    looks: list[str] = []
-    monkeypatch.setattr(Store, "get", lambda self, name: looks.append(name))
+def test_found_at_panda() -> None:
     hook: Any = Hook()
-    earlier = submission.end_earlier_try(context, hook, KEY)
-    submission.tell_submission(context, connection("panda"), key=KEY, submission=THROUGH, earlier=earlier)
-    assert looks == [TASK_KEY_KEY]
+    assert way.find_directly(hook, "n", "kind") is None
+    hook.found = SimpleNamespace(task_id=5, status="running")
+    assert way.find_directly(hook, "n", "kind") == Found(
+        submission=Submission(task_name="n", task_id=5), status="running"
+    )
+    assert hook.done == [("sole", "n", "kind")] * 2
 
 
 @pytest.mark.parametrize(
-    ("left", "found"),
+    ("transform", "panda", "found"),
     [
-        ({}, None),
-        ({TASK_KEY_KEY: EARLIER}, None),
-        ({TASK_KEY_KEY: EARLIER, TASK_ID_KEY: 5}, Submission(task_name="", task_id=5)),
-        (
-            {TASK_KEY_KEY: EARLIER, REQUEST_ID_KEY: 3, TRANSFORM_ID_KEY: 9},
-            Submission(task_name="", request_id=3, transform_id=9),
-        ),
-        ({TASK_KEY_KEY: EARLIER, REQUEST_ID_KEY: 3}, None),
-        ({TASK_KEY_KEY: KEY, REQUEST_ID_KEY: 3, TRANSFORM_ID_KEY: 9}, None),  # this try's own
-        ({TASK_KEY_KEY: EARLIER, TASK_ID_KEY: "text"}, None),
+        (None, None, None),
+        (transform("New"), None, Found(submission=THROUGH, status="")),
+        (transform("Cancelled"), None, Found(submission=THROUGH, status="failed")),
+        (transform("Transforming", 7), "running", Found(submission=replace(THROUGH, task_id=7), status="running")),
+        (transform("Finished", 7), "done", Found(submission=replace(THROUGH, task_id=7), status="done")),
+        (transform("Submitted", 7), None, Found(submission=replace(THROUGH, task_id=7), status="")),
     ],
 )
-def test_what_an_earlier_try_left(context: Any, left: dict[str, Any], found: Submission | None) -> None:
-    context["task_state_store"].update(left)
-    assert submission.submission_of_earlier_try(context, KEY) == found
+def test_found_through_idds(
+    context: Any, transform: TransformStatus | None, panda: str | None, found: Found | None
+) -> None:
+    def status(task_id: int) -> Any:
+        assert task_id == 7
+        if panda is None:
+            raise TaskNotFoundError("not yet")
+        return SimpleNamespace(status=panda)
 
+    def find(run: DagRun, name: str) -> Any:
+        assert (run, name) == (RUN, "n")
+        return None if transform is None else (3, transform)
 
-def test_an_earlier_try_is_ended(context: Any, caplog: pytest.LogCaptureFixture) -> None:
-    context["task_state_store"].update({TASK_KEY_KEY: EARLIER, REQUEST_ID_KEY: 3, TRANSFORM_ID_KEY: 9})
-    hook: Any = Hook()
-    with caplog.at_level(logging.INFO):
-        submission.end_earlier_try(context, hook, KEY)
-    assert hook.done == [("kill through iDDS", 3, 9)]
-    assert "killed iDDS request 3, transform 9, which an earlier try left" in caplog.text
-    submission.end_earlier_try(context, Hook(error=GridUnreachableError("away")), KEY)  # type: ignore[arg-type]
-    assert "was not killed: away" in caplog.text
+    hook: Any = SimpleNamespace(
+        idds_grid=lambda: SimpleNamespace(find=find, panda=SimpleNamespace(status=status)),
+        get_conn=lambda: connection("idds"),
+    )
+    assert way.find_through_idds(hook, context, "n") == found
 
 
 def test_a_kill_that_fails_hides_nothing(caplog: pytest.LogCaptureFixture) -> None:
@@ -257,6 +262,7 @@ def test_a_trigger_that_ended_without_an_event_leaves_nothing_running(context: A
     submission.end_unwatched(context, hook)
     assert hook.done == []
     submission.tell_submission(context, connection("idds"), key=KEY, submission=THROUGH)
+    context["ti"].xcom_push(REQUEST_ID_KEY, 3)
     submission.end_unwatched(context, hook)
     context["ti"].xcom_push(TASK_ID_KEY, 77)  # as the trigger leaves it late
     submission.end_unwatched(context, hook)
@@ -266,7 +272,7 @@ def test_a_trigger_that_ended_without_an_event_leaves_nothing_running(context: A
 def test_an_id_that_nobody_told_before_the_values_came(context: Any) -> None:
     hook: Any = Hook()
     submission.tell_late_id(context, hook, connection("idds"), THROUGH)
-    assert context["ti"].xcoms[TASK_ID_KEY] == context["task_state_store"][TASK_ID_KEY] == 77
+    assert context["ti"].xcoms[TASK_ID_KEY] == 77
     assert any("http://mon" in str(value) for value in context["ti"].xcoms.values())
 
 

@@ -6,6 +6,7 @@ import datetime
 import gzip
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from airflow.sdk.exceptions import AirflowSensorTimeout
 
 from airflow_provider_panda.exceptions import ConfigurationError, DeadlineExceededError, GridTaskFailedError
 from airflow_provider_panda.grid.idds.answers import RequestStatus, TransformStatus
+from airflow_provider_panda.operators import earlier
 from airflow_provider_panda.operators import workflow as workflow_module
+from airflow_provider_panda.operators.earlier import Stage
 from airflow_provider_panda.operators.workflow import IddsWorkflowOperator
 from airflow_provider_panda.sensors.request import IddsRequestSensor
 from airflow_provider_panda.triggers.event import Outcome
@@ -118,7 +121,8 @@ def test_a_workflow_is_submitted_and_waited_for(scene: Scene, idds: Idds, form: 
     key = scene.ti.xcoms["panda_task_key"]
     assert idds.asked[1][1]["workflow"]["attributes"]["template"]["attributes"]["_name"] == f"w-{key}"
     assert scene.ti.xcoms == {"panda_task_key": key, KEY: 5}
-    assert scene.store == {"panda_task_key": key, KEY: 5}
+    left = scene.left()
+    assert (left.key, left.request_id, left.stage) == (key, 5, Stage.DEFERRING)
     path, trigger = deferred.trigger.serialize()
     assert path == "airflow_provider_panda.triggers.request.IddsRequestTrigger"
     assert (trigger["request_ids"], trigger["states"], trigger["task_key"]) == ([5], ["Finished"], key)
@@ -138,7 +142,48 @@ def test_a_further_try_ends_what_the_last_one_left(scene: Scene, idds: Idds, end
     idds.answers["submit"] = lambda _: 6
     again.deferred(operator())
     assert ends == [5]
-    assert scene.store[KEY] == 6
+    assert again.left().request_id == 6
+
+
+def killed_before_the_deferral(scene: Scene, *, ids: bool = False) -> None:
+    """Make the store as a worker leaves it that was killed after its submission."""
+    left = scene.left()
+    earlier.write(
+        scene.context,  # type: ignore[arg-type]
+        replace(left, stage=Stage.SUBMITTING, request_id=left.request_id if ids else None),
+    )
+
+
+def test_a_request_that_was_never_waited_for_is_taken_up(scene: Scene, idds: Idds, ends: list[int]) -> None:
+    scene.deferred(operator())
+    killed_before_the_deferral(scene)
+    idds.answers["get_request_id_by_name"] = lambda asked: {asked["name"]: 5}
+    idds.answers["get_requests"] = lambda _: listed("Transforming")
+    again = Scene(scene.panda, scene.store)
+    trigger = again.deferred(operator()).trigger.serialize()[1]
+    assert (trigger["request_ids"], trigger["task_key"]) == ([5], scene.ti.xcoms["panda_task_key"])
+    assert again.ti.xcoms == scene.ti.xcoms
+    assert (idds.names().count("submit"), ends) == (1, [])
+
+
+@pytest.mark.parametrize(
+    ("status", "workflow"), [("Cancelled", None), ("ToCancel", None), ("Transforming", "another"), ("Failed", None)]
+)
+def test_one_that_is_over_or_another_is_ended(
+    scene: Scene, idds: Idds, ends: list[int], status: str, workflow: str | None
+) -> None:
+    scene.deferred(operator())
+    killed_before_the_deferral(scene)
+    name = scene.left().name
+    idds.answers["get_request_id_by_name"] = lambda asked: {name: 5} if asked["name"] == name else {}
+    idds.answers["get_requests"] = lambda _: listed(status)
+    idds.answers["submit"] = lambda _: 6
+    other = newer()
+    other["attributes"]["template"]["attributes"]["_campaign"] = workflow or other["attributes"].get("_campaign")
+    again = Scene(scene.panda, scene.store)
+    again.deferred(operator(other))
+    assert ends == [5]
+    assert again.left().request_id == 6
 
 
 def test_ending_aborts_and_kills(scene: Scene, idds: Idds) -> None:
