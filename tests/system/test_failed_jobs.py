@@ -36,7 +36,7 @@ def test_retries_send_what_has_no_value_and_a_clear_after_the_success_sends_ever
     assert "job 2 failed with RuntimeError: 2 fails" in second, "by its index in the call"
     assert "5 of 6 job(s) have values of earlier tries" in third
     kept = airflow.get(f"/dags/{DAG}/dagRuns/{run_id}/taskInstances/measure/state-store", map_index=-1)
-    assert "panda_task_key" in str(kept)
+    assert "panda_" in str(kept), "what the tries submitted"
     assert NOTE_KEY not in str(kept)
 
     again = {"dag_run_id": run_id, "task_ids": ["measure"], "dry_run": False, "include_downstream": True,

@@ -32,7 +32,6 @@ from airflow_provider_panda.payload import envelope
 from airflow_provider_panda.payload.result import JobFailure, read_body
 from airflow_provider_panda.payload.runner import EXIT_RAISED
 from airflow_provider_panda.triggers.event import FunctionEvent, Outcome, filled
-from airflow_provider_panda.triggers.ids import TASK_ID_KEY
 from tests.unit.operators.scene import SECRET, Store, TaskInstance, panda_connection
 from tests.unit.triggers.scripted import report
 
@@ -510,4 +509,4 @@ def test_a_plain_retry_neither_reads_nor_leaves_a_note(grid: Grid) -> None:
         instance.completed(first.event(deferred, Outcome.FAILED))
     second, _ = instance.executed()
     assert second.given == [0, 1, 2, 3, 4, 5]
-    assert instance.store[TASK_ID_KEY] == second.task_id
+    assert NOTE_KEY not in instance.store
