@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from airflow.sdk.bases.decorator import Task
 
     from airflow_provider_panda.grid.outcome import OnJobError, WaitFor
+    from airflow_provider_panda.operators.missing import Retry
     from airflow_provider_panda.payload.command import Environment
 
 # A DAG file that uses this decorator is parsed by every worker that reads such a task's XCom.
@@ -79,6 +80,7 @@ def panda_task(
     include: Sequence[str | ModuleType | PathLike[str]] = (),
     on_job_error: OnJobError = "fail",
     min_success: int | float | None = None,
+    retry: Retry = "all",
     wait_for: WaitFor = "results",
     deadline: float | timedelta | None = None,
     airflow_queue: str | None = None,

@@ -44,6 +44,8 @@ class CallPolicy:
     :param retry_on_exception: whether an exception of the function is tried again by further attempts.
     :param max_attempt: attempts of a job.
     :param wait_for: "results": the call ends when its results are in; "task": when PanDA ended the task as well.
+    :param keep_below: where fewer jobs return a value, the call fails, and what did return is kept for its retry: it
+        ends when PanDA's record holds that.
     """
 
     n_jobs: int
@@ -51,6 +53,7 @@ class CallPolicy:
     retry_on_exception: bool = False
     max_attempt: int = 3
     wait_for: WaitFor = "results"
+    keep_below: int = 0
 
 
 class Verdict(Enum):
@@ -325,6 +328,11 @@ class Tally:
     def missing(self) -> list[int]:
         """Jobs without a value."""
         return list(self._without_value())
+
+    @property
+    def to_be_kept(self) -> bool:
+        """Whether there are values, but too few of them: a retry takes them from PanDA's record."""
+        return 0 < self._returned < self.policy.keep_below
 
     def verdict(self, phase: Phase | None, *, reconciled: bool) -> Verdict:
         """Return what the results amount to.

@@ -359,7 +359,7 @@ class PandaHook(BaseHook):
         """Return the tasks of this connection's identity that iDDS coordinates."""
         from airflow_provider_panda.grid.idds.runs import IddsGrid
 
-        return IddsGrid(self.idds(), self.grid(), secret=self.get_conn().instance_secret or "")
+        return IddsGrid(self.idds(), self.grid(), secret=self.get_conn().signing_secret)
 
     @classmethod
     async def aget(cls, conn_id: str) -> PandaConnection:

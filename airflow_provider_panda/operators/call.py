@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from airflow.sdk.definitions.context import KNOWN_CONTEXT_KEYS
@@ -148,6 +148,15 @@ def bind_call(
     count = next(iter(lengths.values()))
     per_job = [{name: items[i] for name, items in mapped.items()} for i in range(count)]
     return Call(function=function, args=tuple(by_position), kwargs=by_name, per_job=per_job)
+
+
+def rest_of(call: Call, jobs: Sequence[int]) -> Call:
+    """Return a mapped call of some of its jobs only.
+
+    :param jobs: their indices.
+    """
+    per_job = call.per_job or []
+    return replace(call, per_job=[per_job[job] for job in jobs])
 
 
 def _as_list(function: Callable[..., Any], name: str, value: Any) -> list[Any]:

@@ -218,6 +218,15 @@ def read(context: Context) -> Left | None:
         return None
 
 
+def keys_in(stored: Any) -> list[str]:
+    """Return the task keys that a stored note names: of what was submitted last, and of what could not be ended."""
+    try:
+        left = Left.from_json(stored)
+    except ValueError:
+        return []
+    return [left.key, left.by, *(each.key for each in left.unended)]
+
+
 def write(context: Context, left: Left) -> None:
     """Leave it to later tries."""
     store = context.get("task_state_store")

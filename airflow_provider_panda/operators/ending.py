@@ -30,6 +30,8 @@ def _reasons(operator: PandaFunctionOperator, resumed_by: type[PandaFunctionOper
     given: Any = operator
     if operator.value_format != "json":
         yield "its value is unpickled"
+    if operator.retry != "all":
+        yield "what its retry would have kept is forgotten"
     if type(operator).execute_complete is not resumed_by.execute_complete:
         yield "execute_complete is its own"
     if not operator.do_xcom_push or given.multiple_outputs or given.returns_dag_result:

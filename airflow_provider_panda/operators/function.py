@@ -20,13 +20,12 @@ from airflow_provider_panda.grid.names import processing_type, task_name
 from airflow_provider_panda.hooks.panda import PandaConnection, PandaHook
 from airflow_provider_panda.links import PandaTaskLink
 from airflow_provider_panda.operators import parameters, submission
-from airflow_provider_panda.operators.call import Call, bind_call, check_context_free, map_over_names
+from airflow_provider_panda.operators.call import Call, bind_call, check_context_free, map_over_names, rest_of
 from airflow_provider_panda.operators.earlier import Left, digest_of
 from airflow_provider_panda.operators.ending import left_for_worker
 from airflow_provider_panda.operators.submission import Begun, Draft
 from airflow_provider_panda.operators.underway import Underway
 from airflow_provider_panda.operators.way import Submission, Way, way_of
-from airflow_provider_panda.payload import envelope
 from airflow_provider_panda.payload.command import Environment
 from airflow_provider_panda.payload.package import Archive, Delivery, build_archive, check_function
 from airflow_provider_panda.payload.xcom import to_xcom
@@ -39,6 +38,8 @@ if TYPE_CHECKING:
 
     from airflow_provider_panda.grid.outcome import CallPolicy, OnJobError, WaitFor
     from airflow_provider_panda.grid.task import TaskSpec
+    from airflow_provider_panda.operators.kept import Keeping
+    from airflow_provider_panda.operators.missing import Rest, Retry
     from airflow_provider_panda.triggers.event import FunctionEvent
 
 
@@ -76,6 +77,8 @@ class PandaFunctionOperator(BaseOperator):
     :param on_job_error: "fail": the first final failure of a job fails this task and kills the rest; "collect":
         failed elements become ``JobFailure`` values.
     :param min_success: with "collect", how many jobs (int) or which share of them (float up to 1.0) must succeed.
+    :param retry: what a further try of this task sends of a mapped call: "all" jobs, or with "failed_jobs" only those
+        of which no value is in PanDA's record. A failed job then does not end the others.
     :param wait_for: "results" ends this task when its results are in; "task" when PanDA ended its task as well.
     :param deadline: time from submission after which the grid task is killed and this task fails, in seconds or as a
         timedelta; default: ``execution_timeout``, which Airflow itself does not apply to a deferred task.
@@ -114,6 +117,7 @@ class PandaFunctionOperator(BaseOperator):
         include: Sequence[str | ModuleType | PathLike[str]] = (),
         on_job_error: OnJobError = "fail",
         min_success: int | float | None = None,
+        retry: Retry = "all",
         wait_for: WaitFor = "results",
         deadline: float | timedelta | None = None,
         panda_queue: str | None = None,
@@ -146,6 +150,7 @@ class PandaFunctionOperator(BaseOperator):
         self.wait_for = parameters.one_of("wait_for", wait_for, ("results", "task"))
         self.deadline = parameters.duration("deadline", deadline)
         self.map_over = map_over_names(python_callable, map_over)
+        self.retry = parameters.retry(retry, mapped=bool(self.map_over))
         check_context_free(python_callable, given=self._given_names())
         check_function(python_callable, serializer=self.serializer, map_over=self.map_over, include=self.include)
         self._underway: Underway | None = None
@@ -169,11 +174,17 @@ class PandaFunctionOperator(BaseOperator):
             hook = PandaHook(self.panda_conn_id)
             connection = hook.get_conn()
             instance = configuration.instance(connection.signing_secret, conn_id=self.panda_conn_id)
+            own_key = task_key(instance, str(context["ti"].id))
+            keeping = self._keeping(context, hook, connection, own_key)
+            rest = self._rest(call, keeping)
+            if rest is not None and not rest.jobs:
+                return to_xcom(keeping.all_values(rest))
+            sent = call if rest is None else rest_of(call, rest.jobs)
             way = way_of(hook, connection, context)
             begun = submission.begin(
                 context,
-                own_key=task_key(instance, str(context["ti"].id)),
-                draft=lambda key: self._draft(call, connection, key, instance, context, way),
+                own_key=own_key,
+                draft=lambda key: self._draft(sent, connection, key, instance, context, way),
                 reach=submission.reach_of_tasks(hook, context, self._accepted_states()),
             )
         except (ConfigurationError, PackagingError) as error:
@@ -182,10 +193,11 @@ class PandaFunctionOperator(BaseOperator):
         spec = begun.content.spec
         submitted = self._submit(hook, way, begun, context)
         submission.tell_submission(context, connection, key=spec.key, submission=submitted)
+        carried = "" if rest is None else keeping.leave(rest, spec.key, submitted)
         submission.deferring(context, begun.note, submitted)
         self.log.info("%s: submitted as %s (%s); waiting without a worker", spec.key, submitted, submitted.task_name)
         self._stop_watching()
-        return self._defer(spec, submitted)
+        return self._defer(spec, submitted, rest, carried)
 
     def _accepted_states(self) -> tuple[str, ...]:
         """Return the states of an ended task whose results another try may still take."""
@@ -231,7 +243,22 @@ class PandaFunctionOperator(BaseOperator):
         if underway is not None:
             underway.go_on()
 
+    def _keeping(self, context: Context, hook: PandaHook, connection: PandaConnection, key: str) -> Keeping:
+        from airflow_provider_panda.operators.kept import Keeping
+
+        return Keeping(context, hook, connection, key=key, allow_pickle=self.value_format == "cloudpickle")
+
+    def _rest(self, call: Call, keeping: Keeping) -> Rest | None:
+        """Return which jobs are to be sent where values of earlier tries are kept."""
+        if self.retry == "all" or call.per_job is None:
+            return None
+        # Keys and logins that an archive may carry are not of the call: each try has others.
+        return keeping.rest_of(call=self._packed(call, None).manifest_sha256, n_jobs=len(call.per_job))
+
     def _pack(self, call: Call, connection: PandaConnection, key: str) -> Archive:
+        return self._packed(call, self._delivery(connection, key))
+
+    def _packed(self, call: Call, delivery: Delivery | None) -> Archive:
         return build_archive(
             call.function,
             args=call.args,
@@ -240,7 +267,7 @@ class PandaFunctionOperator(BaseOperator):
             serializer=self.serializer,
             include=self.include,
             value_format=self.value_format,
-            delivery=self._delivery(connection, key),
+            delivery=delivery,
         )
 
     def _delivery(self, connection: PandaConnection, key: str) -> Delivery | None:
@@ -283,7 +310,7 @@ class PandaFunctionOperator(BaseOperator):
             processing_type=processing_type(instance),
         )
 
-    def _defer(self, spec: TaskSpec, submitted: Submission) -> NoReturn:
+    def _defer(self, spec: TaskSpec, submitted: Submission, rest: Rest | None = None, carried: str = "") -> NoReturn:
         from airflow_provider_panda.triggers.function import PandaFunctionTrigger  # with the hub, and only here
 
         limit = self.deadline if self.deadline is not None else self.execution_timeout
@@ -301,23 +328,31 @@ class PandaFunctionOperator(BaseOperator):
                 request_id=submitted.request_id,
                 transform_id=submitted.transform_id,
                 processing_type=spec.processing_type,
-                policy=self._policy(spec.n_jobs),
+                policy=self._policy(spec.n_jobs, rest),
                 deadline=None if limit is None else time.time() + limit.total_seconds(),
                 not_before=time.time() + configuration.settle_time(),
                 returns=None if left else ("list" if self.map_over else "value"),
+                carried=carried,
             ),
             method_name="execute_complete",
         )
 
-    def _policy(self, n_jobs: int) -> CallPolicy:
+    def _policy(self, n_jobs: int, rest: Rest | None) -> CallPolicy:
         from airflow_provider_panda.grid.outcome import CallPolicy
+        from airflow_provider_panda.operators.homecoming import successes_needed
 
+        keep_below = 0
+        if rest is not None:
+            needed = rest.n_jobs if self.on_job_error == "fail" else successes_needed(rest.n_jobs, self.min_success)
+            keep_below = max(0, needed - rest.n_kept)
         return CallPolicy(
             n_jobs=n_jobs,
-            on_job_error=self.on_job_error,
+            # What the others bring is kept, so all of them are waited for.
+            on_job_error=self.on_job_error if rest is None else "collect",
             retry_on_exception=self.retry_on_exception,
             max_attempt=self.max_attempt,
             wait_for=self.wait_for,
+            keep_below=keep_below,
         )
 
     def on_kill(self) -> None:
@@ -330,40 +365,41 @@ class PandaFunctionOperator(BaseOperator):
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
         """Return the value that came home, or raise what became of the grid task."""
         # A DAG file is read far more often than a task is resumed.
-        from airflow_provider_panda.operators.homecoming import Reader, bring_home, check_min_success, error_of
+        from airflow_provider_panda.operators.homecoming import check_min_success, error_of, told_of_call
+        from airflow_provider_panda.operators.missing import Note
         from airflow_provider_panda.triggers.event import FunctionEvent, Outcome
 
         came = FunctionEvent.from_json(event)
-        self._log_failures(came)
-        if came.outcome is Outcome.COMPLETE and (self.on_job_error == "collect" or not came.failures):
+        note = Note.from_text(came.carried) if came.carried else Note.of_whole(came.task_key, came.task_id, came.n_jobs)
+        told = told_of_call(came, note.tries[-1].jobs, note.n_jobs)
+        self._log_failures(told)
+        if came.outcome is Outcome.COMPLETE and (self.on_job_error == "collect" or not came.n_failures):
             hook = PandaHook(self.panda_conn_id)
             connection = hook.get_conn()
-            reader = Reader(
-                task_key=came.task_key,
-                signing_key=envelope.derive_key(connection.signing_secret, came.task_key),
-                allow_pickle=self.value_format == "cloudpickle",
-                result_store=connection.result_store,
-            )
-            result = bring_home(came, reader, hook.grid())
-            submission.tell_late_id(context, hook, connection, submission_of(came))
-            if came.n_failures:
-                self._kill(came)  # ends what PanDA would still try again of jobs that are settled for us
-                check_min_success(came, self.min_success)
-            self.log.info("%s: %d of %d job(s) returned", came.task_key, came.n_jobs - came.n_failures, came.n_jobs)
+            keeping = self._keeping(context, hook, connection, came.task_key)
+            try:
+                check_min_success(told, self.min_success)
+                result = keeping.bring_home(came, note)
+                submission.tell_late_id(context, hook, connection, submission_of(came))
+            finally:
+                if came.n_failures:
+                    self._kill(came)  # ends what PanDA would still try again of jobs that are settled for us
+            self.log.info("%s: %d of %d job(s) returned", came.task_key, told.n_jobs - told.n_failures, told.n_jobs)
+            if self.retry == "failed_jobs":
+                keeping.forget()
             return to_xcom(result if self.map_over else result[0])
-        if came.outcome is not Outcome.COMPLETE:
-            self._kill(came)
-        raise error_of(came)
+        self._kill(came)
+        raise error_of(told)
 
-    def _log_failures(self, came: FunctionEvent) -> None:
-        for failure in came.failures[:10]:
+    def _log_failures(self, told: FunctionEvent) -> None:
+        for failure in told.failures[:10]:
             self.log.error(
                 "%s: job %d, attempt %d failed on host %s (site %s, PandaID %s): %s: %s\n%s",
-                came.task_key, failure.job, failure.attempt, failure.host, failure.site, failure.panda_id,
+                told.task_key, failure.job, failure.attempt, failure.host, failure.site, failure.panda_id,
                 failure.type, failure.message, failure.traceback,
             )  # fmt: skip
-        if came.n_failures > 10:
-            self.log.error("%s: and %d more failed jobs", came.task_key, came.n_failures - 10)
+        if told.n_failures > 10:
+            self.log.error("%s: and %d more failed jobs", told.task_key, told.n_failures - 10)
 
     def _kill(self, came: FunctionEvent) -> None:
         """End what is left of the grid task; an unreachable PanDA does not hide the outcome."""

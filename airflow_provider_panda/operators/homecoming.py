@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+import math
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +18,7 @@ from airflow_provider_panda.exceptions import (
 from airflow_provider_panda.grid.outcome import GONE, failure_of
 from airflow_provider_panda.grid.reports import verified_results
 from airflow_provider_panda.payload import envelope, values
-from airflow_provider_panda.payload.reference import fetch_reference
+from airflow_provider_panda.payload.reference import fetch_reference, reference_is_gone
 from airflow_provider_panda.payload.result import JobFailure, JobResult, decode_value, read_body
 from airflow_provider_panda.triggers.event import FunctionEvent, Outcome
 
@@ -32,12 +34,14 @@ class Reader:
     :param signing_key: its signing key.
     :param allow_pickle: whether the call asked for cloudpickle values.
     :param result_store: base URL of the connection's result store, or None.
+    :param jobs: index in the call of each job of the task; None: they are the same.
     """
 
     task_key: str
     signing_key: bytes
     allow_pickle: bool
     result_store: str | None
+    jobs: Sequence[int] | None = None
 
     def verified(self, envelope_found: Mapping[str, Any]) -> JobResult:
         """Return the result in an envelope, after checking its signature once more."""
@@ -47,6 +51,42 @@ class Reader:
         """Return the value of a verified result, fetched from the result store where it went there."""
         fetched = fetch_reference(result, result_store=self.result_store)
         return decode_value(fetched, allow_pickle=self.allow_pickle)
+
+    def in_call(self, job: int) -> int:
+        """Return the index in the call of a job of the task."""
+        return job if self.jobs is None else self.jobs[job]
+
+    def recorded(self, task_id: int, grid: PandaGrid) -> Iterator[JobResult]:
+        """Yield the verified results of jobs that returned, from PanDA's record of the task."""
+        count = None if self.jobs is None else len(self.jobs)
+        for records in grid.record_batches(task_id):
+            for result in verified_results(records, key=self.signing_key, task_key=self.task_key):
+                if result.returned and (count is None or result.job < count):
+                    yield result
+
+    def readable(self, task_id: int, grid: PandaGrid) -> set[int]:
+        """Return the jobs, by their index in the call, whose value is there to be read.
+
+        :raises GridError: PanDA cannot be asked.
+        """
+        return {
+            self.in_call(result.job)
+            for result in self.recorded(task_id, grid)
+            if not reference_is_gone(result, result_store=self.result_store)
+        }
+
+    def values(self, task_id: int, grid: PandaGrid, *, without: Container[int] = ()) -> dict[int, Any]:
+        """Return the values in PanDA's record, by the job's index in the call.
+
+        :param without: jobs, by that index, whose value is not wanted.
+        :raises GridError: PanDA cannot be asked.
+        :raises ValueDecodeError: a value cannot be rebuilt here.
+        """
+        return {
+            self.in_call(result.job): self.value(result)
+            for result in self.recorded(task_id, grid)
+            if self.in_call(result.job) not in without
+        }
 
 
 def bring_home(came: FunctionEvent, reader: Reader, grid: PandaGrid) -> list[Any]:
@@ -61,7 +101,33 @@ def bring_home(came: FunctionEvent, reader: Reader, grid: PandaGrid) -> list[Any
     :raises ValueDecodeError: a value cannot be rebuilt here.
     """
     home = _home(came, reader, grid)
-    return [home.values[job] if job in home.values else home.failure(job) for job in range(came.n_jobs)]
+    return [
+        home.values[job] if job in home.values else in_call(home.failure(job), reader.jobs)
+        for job in range(came.n_jobs)
+    ]
+
+
+def in_call(failure: JobFailure, jobs: Sequence[int] | None) -> JobFailure:
+    """Return a failure with the index that its job has in the call.
+
+    :param jobs: index in the call of each job of the task; None: they are the same.
+    """
+    return failure if jobs is None else dataclasses.replace(failure, job=jobs[failure.job])
+
+
+def told_of_call(came: FunctionEvent, jobs: Sequence[int], n_jobs: int) -> FunctionEvent:
+    """Return an event of some jobs of a call as one of the call, of which the others have values, for people to read.
+
+    :param came: what the trigger told.
+    :param jobs: index in the call of each job of the task.
+    :param n_jobs: number of jobs of the call.
+    """
+    return dataclasses.replace(
+        came,
+        n_jobs=n_jobs,
+        failures=tuple(in_call(failure, jobs) for failure in came.failures),
+        missing=tuple(jobs[job] for job in came.missing),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +168,7 @@ def _home(came: FunctionEvent, reader: Reader, grid: PandaGrid) -> _Home:
             "result store on the PanDA connection",
             task_key=came.task_key,
             task_id=came.task_id,
-            jobs=missing,
+            jobs=[reader.in_call(job) for job in missing],
         )
     return home
 
@@ -142,16 +208,25 @@ def check_min_success(came: FunctionEvent, min_success: int | float | None) -> N
     :raises GridTaskFailedError: there are fewer.
     """
     succeeded = came.n_jobs - came.n_failures
-    needed = 0 if min_success is None else min_success
-    if isinstance(needed, float):
-        needed = needed * came.n_jobs
-    if succeeded < needed:
+    if succeeded < successes_needed(came.n_jobs, min_success):
         raise GridTaskFailedError(
             f"{came.task_key}: only {succeeded} of {came.n_jobs} jobs succeeded, min_success asks for {min_success}. "
             f"First failure: {came.failures[0].type}: {came.failures[0].message}",
             task_key=came.task_key,
             task_id=came.task_id,
         )
+
+
+def successes_needed(n_jobs: int, min_success: int | float | None) -> int:
+    """Return how many jobs must succeed.
+
+    :param n_jobs: number of jobs of the call.
+    :param min_success: number of jobs, or their share as a float; None: none must succeed.
+    """
+    if isinstance(min_success, float):
+        # 0.55 of 100 are 55, and not one more because 0.55 is no binary fraction.
+        return math.ceil(round(min_success * n_jobs, 6))
+    return min_success or 0
 
 
 def error_of(came: FunctionEvent) -> GridTaskError:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow_provider_panda.exceptions import ConfigurationError
 from airflow_provider_panda.payload.command import Environment
+
+if TYPE_CHECKING:
+    from airflow_provider_panda.operators.missing import Retry
 
 Choice = TypeVar("Choice", bound=str)
 
@@ -62,6 +65,15 @@ def min_success(value: int | float | None, on_job_error: str) -> int | float | N
         raise ConfigurationError("argument min_success", f"{value!r} is no number of jobs", "Give 10 or 0.9")
     if isinstance(value, float) and value > 1:
         raise ConfigurationError("argument min_success", f"{value!r} is over 1.0", "A share is a float up to 1.0")
+    return value
+
+
+def retry(value: Retry, *, mapped: bool) -> Retry:
+    one_of("retry", value, ("all", "failed_jobs"))
+    if value == "failed_jobs" and not mapped:
+        raise ConfigurationError(
+            "argument retry", '"failed_jobs" goes with map_over=', "Leave it out: one job is sent again as a whole"
+        )
     return value
 
 

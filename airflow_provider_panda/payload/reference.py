@@ -8,9 +8,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from http.client import HTTPException
+from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 from urllib.parse import unquote, urlsplit
-from urllib.request import url2pathname, urlopen
+from urllib.request import Request, url2pathname, urlopen
 
 from airflow_provider_panda.exceptions import ValueDecodeError
 
@@ -51,6 +53,33 @@ def fetch_reference(result: JobResult, *, result_store: str | None, timeout: flo
         return replace(result, encoding="json", payload=json.loads(content))
     except (ValueError, RecursionError) as error:
         raise ValueDecodeError("$", f"{url} is no JSON: {error}") from None
+
+
+def reference_is_gone(result: JobResult, *, result_store: str | None = None, timeout: float = 60.0) -> bool:
+    """Whether a result is a reference to what the store says it does not have; nothing is fetched.
+
+    A store that does not answer may have it.
+
+    :param result_store: base URL of the connection; a reference that leads elsewhere is never followed.
+    :param timeout: seconds without an answer.
+    """
+    if result.encoding != "reference":
+        return False
+    url = result.payload.get("url") if isinstance(result.payload, Mapping) else None
+    if not isinstance(url, str) or (result_store is not None and not url.startswith(result_store.rstrip("/") + "/")):
+        return True
+    parts = urlsplit(url)
+    if parts.scheme == "file":
+        return not Path(url2pathname(unquote(parts.path))).is_file()
+    if parts.scheme not in ("http", "https"):
+        return True
+    try:
+        with urlopen(Request(url, method="HEAD"), timeout=timeout):  # noqa: S310 - scheme checked
+            return False
+    except HTTPError as error:
+        return error.code in (404, 410)
+    except (OSError, HTTPException):
+        return False
 
 
 def _read(url: str, size: int, timeout: float) -> bytes:

@@ -10,6 +10,7 @@ from urllib.parse import quote
 from airflow_provider_panda.exceptions import AirflowUnreadableError, ConfigurationError
 from airflow_provider_panda.grid.names import task_name
 from airflow_provider_panda.grid.task import task_key
+from airflow_provider_panda.operators.earlier import STORE_KEY, keys_in
 from airflow_provider_panda.reaping.database import MARGIN
 from airflow_provider_panda.reaping.orphans import Attempt, GridTask, Present, id_or_none, key_or_none
 from airflow_provider_panda.triggers.ids import TASK_ID_KEY, TASK_KEY_KEY
@@ -30,8 +31,8 @@ _GOES_ON: Final = ("queued", "running")
 class RestWitness:
     """Airflow's REST API v2, as a user who may read all DAGs.
 
-    Of earlier tries the API tells no ids. One is recognised if its key is the last that its task instance left in the
-    task state store; the tasks of others have no task instance as far as this witness can tell.
+    Of earlier tries the API tells no ids. One is recognised if its task instance's note in the task state store names
+    its key; the tasks of others have no task instance as far as this witness can tell.
 
     :param instance: four characters of this Airflow instance.
     :param url: base URL of Airflow.
@@ -69,10 +70,10 @@ class RestWitness:
                 ):
                     candidates[place] = task.key
         for place in candidates:
-            left = self._get(f"{_path(place)}/state-store/{TASK_KEY_KEY}", {"map_index": place.map_index})
-            last = None if left is None else key_or_none(left.get("value"))
-            if last is not None and last in wanted and last not in found:
-                found[last] = Attempt(place=place)
+            left = self._get(f"{_path(place)}/state-store/{STORE_KEY}", {"map_index": place.map_index})
+            for key in () if left is None else keys_in(left.get("value")):
+                if key in wanted and key not in found:
+                    found[key] = Attempt(place=place)
         return found
 
     def present(self, places: Collection[Place]) -> dict[Place, Present]:

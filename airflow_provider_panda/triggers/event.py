@@ -69,6 +69,7 @@ class FunctionEvent:
     :param request_id: iDDS request, where the task went through iDDS.
     :param transform_id: iDDS transform.
     :param task_name: PanDA task name.
+    :param carried: what the operator gave the trigger to be handed back.
     """
 
     outcome: Outcome
@@ -87,6 +88,7 @@ class FunctionEvent:
     request_id: int | None = None
     transform_id: int | None = None
     task_name: str = ""
+    carried: str = ""
 
     @property
     def n_failures(self) -> int:

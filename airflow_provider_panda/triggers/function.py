@@ -34,6 +34,7 @@ class PandaFunctionTrigger(BaseTrigger):
     :param request_id: iDDS request, where the task went through iDDS.
     :param transform_id: iDDS transform, likewise.
     :param returns: what the task's value is, where this trigger may end the task without a worker; None: it may not.
+    :param carried: what the operator wants back with the event.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class PandaFunctionTrigger(BaseTrigger):
         request_id: int | None = None,
         transform_id: int | None = None,
         returns: Returns | None = None,
+        carried: str = "",
         **_newer: Any,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -65,6 +67,7 @@ class PandaFunctionTrigger(BaseTrigger):
             deadline=deadline,
             request_id=request_id,
             transform_id=transform_id,
+            carried=carried,
         )
 
     def serialize(self) -> tuple[str, dict[str, Any]]:

@@ -70,6 +70,7 @@ class Awaited:
     :param deadline: Unix time in seconds after which the wait ends, or None.
     :param request_id: iDDS request, where the task went through iDDS.
     :param transform_id: iDDS transform, likewise.
+    :param carried: what the operator wants back with the event.
     """
 
     task_key: str
@@ -80,6 +81,7 @@ class Awaited:
     deadline: float | None = None
     request_id: int | None = None
     transform_id: int | None = None
+    carried: str = ""
 
 
 class Wait:
@@ -139,6 +141,8 @@ class Wait:
                 if limit is None or time.time() < limit:
                     raise
                 self.log.warning("%s: deadline passed", self.key)
+                if self._verdict() is Verdict.COMPLETE and self.tally.to_be_kept:
+                    return self._event(Outcome.COMPLETE)  # what became of the jobs is known, only not all recorded
                 return self._event(Outcome.DEADLINE)
 
     # --- what is heard ------------------------------------------------------------------------------------------
@@ -230,6 +234,12 @@ class Wait:
                 self.reconcile_wanted = False
                 await self._reconcile()
             verdict = self._verdict()
+            if verdict is Verdict.COMPLETE and self.tally.to_be_kept:
+                if not self.tally.explained and not self._ended():
+                    await self._until_explained()
+                self.log.info("%s: waiting until PanDA's record holds %d value(s)", self.key, self.tally.returned)
+                await self._until_recorded()
+                return self._event(Outcome.COMPLETE)
             if verdict is Verdict.COMPLETE and self._event(Outcome.COMPLETE).results is None:
                 await self._until_recorded()
                 return self._event(Outcome.COMPLETE)
@@ -336,7 +346,7 @@ class Wait:
                     await self.changed.wait()
 
     async def _until_recorded(self) -> None:
-        """Wait until PanDA's record holds every value: for an event they are too many bytes."""
+        """Wait until PanDA's record holds every value: a worker reads them there, of this try or of the next one."""
         while self.task_id is None:  # iDDS is slower to tell it than the jobs were
             if self.never_submitted is not None:
                 return
@@ -369,6 +379,7 @@ class Wait:
             request_id=self.awaited.request_id,
             transform_id=self.awaited.transform_id,
             task_name=self.awaited.task_name,
+            carried=self.awaited.carried,
             **self._now_known(),
         )
         return filled(event, self.tally)

@@ -283,13 +283,13 @@ class IddsGrid:
 
         def attempt() -> int:
             nonlocal unsure
-            known = self._transforms(request_id, spec.name)
+            known = self._ids_of(request_id, spec.name)
             if not known:
                 properties = transform_properties(spec, request, request_id, self._site())
                 was_unsure, unsure = unsure, True
                 made = self.client.add_transform(request_id, properties)
                 # A call whose answer was late and not lost may have been acted on after it was looked for.
-                known = (was_unsure and self._transforms(request_id, spec.name)) or [made]
+                known = (was_unsure and self._ids_of(request_id, spec.name)) or [made]
             else:
                 log.info("%s: iDDS has the task already: transform %d", spec.key, known[0])
             for surplus in known[1:]:
@@ -303,11 +303,15 @@ class IddsGrid:
             task_name=panda_task_name(spec.name, request_id, transform_id),
         )
 
-    def _transforms(self, request_id: int, name: str) -> list[int]:
-        """Return the ids of the transforms of a name, the lowest first."""
+    def _ids_of(self, request_id: int, name: str) -> list[int]:
+        return [transform.transform_id for transform in self._transforms(request_id, name)]
+
+    def _transforms(self, request_id: int, name: str) -> list[TransformStatus]:
+        """Return the transforms of a name, the lowest id first: that one counts."""
         status = self.client.request(request_id)
         transforms = status.transforms if status is not None else ()
-        return sorted(transform.transform_id for transform in transforms if transform.name == name)
+        named = (transform for transform in transforms if transform.name == name)
+        return sorted(named, key=lambda transform: transform.transform_id)
 
     def _end_surplus(self, key: str, request_id: int, transform_id: int) -> None:
         """Kill what a submission made twice; iDDS has no uniqueness of its own for transforms."""
@@ -331,8 +335,7 @@ class IddsGrid:
 
         def look() -> tuple[int, TransformStatus] | None:
             for request_id in sorted(self.requests_of(run).values(), reverse=True):  # the present one first
-                transform = self._transform(request_id, name)
-                if transform is not None:
+                for transform in self._transforms(request_id, name):
                     return request_id, transform
             return None
 

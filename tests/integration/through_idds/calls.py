@@ -93,6 +93,9 @@ class Store(dict[str, Any]):
     def set(self, name: str, value: Any) -> None:
         self[name] = value
 
+    def delete(self, name: str) -> None:
+        self.pop(name, None)
+
 
 made: list[Call] = []
 """The calls of a test, whose requests are closed after it: iDDS keeps looking at open ones."""
@@ -106,6 +109,7 @@ class Call:
     :param conn_id: by which connection.
     :param run_id: DAG run; a new one by default.
     :param generation: when the run was last started, as Unix time.
+    :param store: the task state store; that of an earlier try, if there was one.
     :param options: of the operator.
     """
 
@@ -117,6 +121,7 @@ class Call:
         run_id: str | None = None,
         task_id: str = "work",
         generation: int = 0,
+        store: Store | None = None,
         **options: Any,
     ) -> None:
         self.ti = TaskInstance(run_id=run_id or f"manual__{uuid4()}", task_id=task_id)
@@ -125,7 +130,7 @@ class Call:
         self.context: dict[str, Any] = {
             "ti": self.ti,
             "dag_run": SimpleNamespace(start_date=datetime.fromtimestamp(generation, UTC)),
-            "task_state_store": Store(),
+            "task_state_store": Store() if store is None else store,
         }
         options.setdefault("environment", {"python": sys.executable})
         self.operator = PandaFunctionOperator(

@@ -104,6 +104,28 @@ async def test_fifty_jobs_come_home_in_order_one_by_its_second_attempt(tmp_path:
     assert len(call.request().transforms) == 1
 
 
+async def test_a_retry_sends_only_the_jobs_without_a_value(tmp_path: Path) -> None:
+    def once(n: int, folder: str) -> int:
+        from pathlib import Path
+        from uuid import uuid4
+
+        Path(folder, f"{n}_{uuid4()}").touch()
+        if n == 2 and len(list(Path(folder).glob("2_*"))) == 1:
+            raise RuntimeError("the first time")
+        return n * 10
+
+    arguments = {"n": [0, 1, 2, 3], "folder": str(tmp_path)}
+    options: Any = {"op_kwargs": arguments, "map_over": "n", "retry": "failed_jobs", "max_attempt": 1}
+    first = Call(once, **options)
+    with pytest.raises(JobRaisedError, match="job 2 failed"):
+        await first.value()
+    second = Call(once, run_id=first.ti.run_id, store=first.context["task_state_store"], **options)
+
+    assert await second.value() == [0, 10, 20, 30]
+
+    assert sorted(file.name.partition("_")[0] for file in tmp_path.iterdir()) == ["0", "1", "2", "2", "3"]
+
+
 async def test_killing_ends_the_jobs() -> None:
     def lasts(n: int) -> int:
         import time

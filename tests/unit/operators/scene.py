@@ -37,6 +37,9 @@ class Store(dict[str, Any]):
     def set(self, name: str, value: Any) -> None:
         self[name] = value
 
+    def delete(self, name: str) -> None:
+        self.pop(name, None)
+
 
 class Scene:
     """One try of one task instance against a scripted PanDA."""

@@ -51,6 +51,7 @@ def test_an_operator_without_a_dag_has_nothing_mapped_over_it() -> None:
     ("arguments", "told"),
     [
         ({"value_format": "cloudpickle"}, "unpickled"),
+        ({"map_over": "x", "retry": "failed_jobs"}, "is forgotten"),
         ({"do_xcom_push": False}, "not one plain XCom"),
         ({"multiple_outputs": True}, "not one plain XCom"),
         ({"outlets": [Asset("a")]}, "outlets"),

@@ -36,6 +36,8 @@ def operator(**arguments: Any) -> PandaFunctionOperator:
         ({"serializer": "dill"}, "Use one of auto, source, cloudpickle"),
         ({"value_format": "xml"}, "Use one of json, cloudpickle"),
         ({"min_success": 1}, 'Set on_job_error="collect"'),
+        ({"retry": "failed_jobs"}, '"failed_jobs" goes with map_over='),
+        ({"retry": "failed"}, "Use one of all, failed_jobs"),
         ({"on_job_error": "collect", "min_success": 1.5}, "over 1.0"),
         ({"environment": {"pyton": "python3"}}, "unknown field pyton"),
         ({"environment": {"container_runtime": "docker"}}, "panda"),
@@ -111,6 +113,24 @@ def test_decorator_is_found_by_airflow_and_makes_tasks() -> None:
     assert mapped.operator.partial_kwargs["panda_queue"] == "CERN_T2"
     assert "queue" not in mapped.operator.partial_kwargs
     assert set(dag.task_ids) == {"evaluate", "other", "evaluate__1"}
+
+
+def test_retry_is_ours_and_retries_are_airflows() -> None:
+    with DAG("retried", schedule=None, start_date=datetime.datetime(2026, 1, 1)):
+
+        @task.panda(map_over="point", retry="failed_jobs", retries=2)
+        def evaluate(point, events=10) -> float:
+            return point * events
+
+        one = evaluate([1.0])
+        other = evaluate.override(task_id="other", retry="all")([2.0])
+        mapped = evaluate.override(task_id="mapped").partial(events=3).expand(point=[[1, 2], [3]])
+        with pytest.raises(ConfigurationError, match="map_over"):
+            evaluate.override(task_id="single", map_over=None)(1.0)
+    assert (one.operator.retry, one.operator.retries) == ("failed_jobs", 2)
+    assert (other.operator.retry, other.operator.retries) == ("all", 2)
+    assert mapped.operator.partial_kwargs["retry"] == "failed_jobs"
+    assert operator().retry == "all"
 
 
 def test_dag_with_grid_tasks_serialises_for_the_scheduler() -> None:

@@ -14,6 +14,7 @@ import pytest
 from airflow_provider_panda.exceptions import AirflowUnreadableError
 from airflow_provider_panda.grid.names import task_name
 from airflow_provider_panda.grid.task import task_key
+from airflow_provider_panda.operators.earlier import Left
 from airflow_provider_panda.reaping.orphans import GridTask
 from airflow_provider_panda.reaping.rest import PAGE, RestWitness
 from airflow_provider_panda.triggers.looks import Place
@@ -108,9 +109,12 @@ def test_all_pages_are_read(api: Api) -> None:
 def test_an_earlier_try_is_known_by_the_task_state_store(api: Api) -> None:
     api.rows[INSTANCES] = [row(0), row(1)]
     earlier = task("an earlier try")
-    store = "/dags/d/dagRuns/r/taskInstances/t/state-store/panda_task_key"
+    store = "/dags/d/dagRuns/r/taskInstances/t/state-store/panda_submission"
     assert api.witness().attempts([earlier]) == {}
-    api.things[store] = {"key": "panda_task_key", "value": earlier.key}
+    note = Left(
+        key=earlier.key, by=earlier.key, name=earlier.name, kind="k", server="s", through_idds=False, digest="d"
+    )
+    api.things[store] = {"key": "panda_submission", "value": note.to_json()}
     assert list(api.witness().attempts([earlier])) == [earlier.key]
 
 

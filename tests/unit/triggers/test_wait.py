@@ -15,6 +15,7 @@ from airflow_provider_panda.exceptions import GridRefusedError, GridUnreachableE
 from airflow_provider_panda.grid.outcome import CallPolicy
 from airflow_provider_panda.grid.task import JobRecord
 from airflow_provider_panda.payload.envelope import BODY_KEY
+from airflow_provider_panda.payload.result import read_body
 from airflow_provider_panda.triggers import wait as module
 from airflow_provider_panda.triggers.event import INLINE_LIMIT, FunctionEvent, Outcome
 from airflow_provider_panda.triggers.wait import Awaited, Wait
@@ -43,7 +44,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def awaited(n_jobs: int = 1, **fields: Any) -> Awaited:
-    policy = CallPolicy(n_jobs=n_jobs, **{name: fields.pop(name) for name in ("on_job_error",) if name in fields})
+    of_policy = {name: fields.pop(name) for name in ("on_job_error", "keep_below") if name in fields}
+    policy = CallPolicy(n_jobs=n_jobs, **of_policy)
     given = {
         "task_key": KEY, "task_id": None, "task_name": "n_5_9", "processing_type": "airflow-abcd", "policy": policy,
         "request_id": REQUEST, "transform_id": TRANSFORM, **fields,
@@ -320,6 +322,94 @@ async def test_many_small_values_wait_until_panda_has_recorded_them_too(monkeypa
     assert wait.tally.values is None
     assert (event.outcome, event.results, event.n_failures, event.n_missing) == (Outcome.COMPLETE, None, 0, 0)
     assert any(seconds >= 2.0 for seconds in waited)
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Make pauses short, and tell how long they would have been."""
+    waited: list[float] = []
+    sleep = asyncio.sleep
+
+    async def pause(seconds: float) -> None:
+        waited.append(seconds)
+        await sleep(min(seconds, 0.01))
+
+    monkeypatch.setattr(asyncio, "sleep", pause)
+    return waited
+
+
+def told(panda: Panda, what: Awaited, *reports: dict[str, Any]) -> Wait:
+    """Return a wait that has heard these reports by message."""
+    wait = waiting(Idds(), panda, what)
+    for each in reports:
+        wait._take_result(read_body(each, key=wait.signing_key, task_key=KEY))
+    return wait
+
+
+ONE_OF_TWO_FAILED = (report(0), report(1, None, status="raised"))
+
+
+async def test_a_value_that_a_retry_keeps_is_waited_for_until_panda_has_recorded_it(pauses: list[float]) -> None:
+    panda = Panda(*[task("running")] * 6, task("running", finished=1))
+    what = awaited(2, task_id=TASK, on_job_error="collect", keep_below=2, carried="the note")
+    event = await over(told(panda, what, *ONE_OF_TWO_FAILED))
+    assert (event.outcome, event.n_failures, event.status, event.ended) == (Outcome.COMPLETE, 1, "running", False)
+    assert [failure.job for failure in event.failures] == [1]
+    assert event.carried == "the note"
+    assert len([seconds for seconds in pauses if seconds >= 2.0]) >= 3
+
+
+@pytest.mark.parametrize("keep_below", [0, 1])
+async def test_values_that_are_enough_are_told_at_once(pauses: list[float], keep_below: int) -> None:
+    what = awaited(2, task_id=TASK, on_job_error="collect", keep_below=keep_below)
+    event = await over(told(Panda(task("running")), what, *ONE_OF_TWO_FAILED))
+    assert (event.outcome, event.n_failures) == (Outcome.COMPLETE, 1)
+    assert not [seconds for seconds in pauses if seconds >= 2.0]
+
+
+async def test_where_nothing_returned_nothing_is_waited_for(pauses: list[float]) -> None:
+    reports = [report(job, None, status="raised") for job in range(2)]
+    what = awaited(2, task_id=TASK, on_job_error="collect", keep_below=2)
+    event = await over(told(Panda(task("running")), what, *reports))
+    assert event.n_failures == 2
+    assert not [seconds for seconds in pauses if seconds >= 2.0]
+
+
+async def test_at_the_deadline_failures_are_told_though_values_are_not_recorded() -> None:
+    what = awaited(2, task_id=TASK, on_job_error="collect", keep_below=2, deadline=time.time() + 0.3)
+    event = await over(told(Panda(task("running")), what, *ONE_OF_TWO_FAILED))
+    assert (event.outcome, event.n_failures) == (Outcome.COMPLETE, 1)
+
+
+async def test_the_deadline_is_one_where_jobs_still_run() -> None:
+    what = awaited(3, task_id=TASK, on_job_error="collect", keep_below=3, deadline=time.time() + 0.3)
+    event = await over(told(Panda(task("running")), what, *ONE_OF_TWO_FAILED))
+    assert (event.outcome, event.n_failures, event.missing) == (Outcome.DEADLINE, 1, (2,))
+
+
+async def test_through_idds_the_id_is_waited_for_as_well(pauses: list[float]) -> None:
+    idds = Idds(*[request(transform())] * 3, request(transform("Transforming", task_id=TASK)))
+    idds.stored = list(ONE_OF_TWO_FAILED)
+    panda = Panda(task("running"), task("running", finished=1))
+    event = await over(waiting(idds, panda, awaited(2, on_job_error="collect", keep_below=2)))
+    assert (event.outcome, event.n_failures, event.task_id) == (Outcome.COMPLETE, 1, TASK)
+    await no_polls()
+
+
+async def test_a_task_that_ended_without_a_value_of_a_job_keeps_the_others() -> None:
+    panda = Panda(task("finished", finished=1, failed=1), records=[record(report=report())])
+    what = awaited(2, task_id=TASK, on_job_error="collect", keep_below=2)
+    event = await over(waiting(Idds(), panda, what))
+    assert (event.outcome, event.ended) == (Outcome.COMPLETE, True)
+    assert [(failure.job, failure.type) for failure in event.failures] == [(1, "JobMissing")]
+
+
+async def test_what_is_carried_leaves_its_room() -> None:
+    panda = Panda(task("done", finished=2000), records=mapped(2000, kind="raised", payload=None))
+    what = awaited(2000, task_id=TASK, on_job_error="collect", keep_below=2000, carried="x" * 32 * 1024)
+    event = await over(waiting(Idds(), panda, what))
+    assert event.carried == "x" * 32 * 1024
+    assert len(json.dumps(event.to_json())) <= INLINE_LIMIT
 
 
 async def test_reading_the_record_stops_when_everything_is_known() -> None:
