@@ -12,9 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.chaos.installation import remove
-from tests.chaos.plan import ALL_KINDS, FURTHER_KINDS, IDDS_KINDS, KINDS
+from tests.chaos.plan import ALL_KINDS, IDDS_KINDS
 from tests.chaos.run import Options, run
 from tests.stack import stack
+
+log = logging.getLogger(__name__)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -23,7 +25,9 @@ def main(arguments: Sequence[str]) -> int:
     if reason := stack.missing():
         print(reason, file=sys.stderr)
         return 2
-    chosen = [ALL_KINDS[name] for name in args.kinds or [*KINDS, *FURTHER_KINDS, *([] if args.no_idds else IDDS_KINDS)]]
+    chosen = [ALL_KINDS[name] for name in args.kinds or [*ALL_KINDS]]
+    if args.no_idds:
+        chosen = [kind for kind in chosen if kind.name not in IDDS_KINDS]
     options = Options(
         seed=random.randrange(10**6) if args.seed is None else args.seed,
         seconds=args.minutes * 60,
@@ -37,7 +41,7 @@ def main(arguments: Sequence[str]) -> int:
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    logging.info("seed %d, folder %s", options.seed, folder)
+    log.info("seed %d, folder %s", options.seed, folder)
     kept = True
     try:
         report = run(options, folder)
@@ -59,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--minutes", type=float, default=20, help="how long faults happen (default: %(default)s)")
     add("--seed", type=int, help="of the faults; a random one if none is given, which is printed")
-    add("--gap", type=float, default=8, metavar="SECONDS", help="mean time between two faults (default: %(default)s)")
+    add("--gap", type=float, default=6, metavar="SECONDS", help="mean time between two faults (default: %(default)s)")
     add("--tasks", type=int, default=300, metavar="N", help="grid tasks to start at least (default: %(default)s)")
     add("--jobs-per-task", type=int, default=8, metavar="N", help="jobs of a mapped task (default: %(default)s)")
     add("--kinds", nargs="+", choices=sorted(ALL_KINDS), metavar="KIND", help=f"only these: {', '.join(ALL_KINDS)}")

@@ -68,7 +68,8 @@ def _value(airflow: Airflow, dag_id: str, run_id: str, task_id: str) -> object:
 def grid_tasks(store: Path) -> list[GridTaskSeen]:
     """Return every PanDA task in the grid's database that an Airflow made."""
     statement = (
-        "SELECT task_id, name, state, (SELECT count(*) FROM jobs WHERE jobs.task_id = tasks.task_id)"
+        "SELECT task_id, name, state, (SELECT count(*) FROM jobs WHERE jobs.task_id = tasks.task_id),"
+        " created, ended"
         " FROM tasks WHERE name LIKE 'airflow-%'"
     )
     database = sqlite3.connect(f"file:{store}?mode=ro", uri=True, timeout=30)
@@ -76,4 +77,7 @@ def grid_tasks(store: Path) -> list[GridTaskSeen]:
         rows = database.execute(statement).fetchall()
     finally:
         database.close()
-    return [GridTaskSeen(jedi_id=row[0], name=row[1], state=row[2], attempts=row[3]) for row in rows]
+    return [
+        GridTaskSeen(jedi_id=row[0], name=row[1], state=row[2], attempts=row[3], created=row[4], ended=row[5])
+        for row in rows
+    ]

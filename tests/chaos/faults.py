@@ -9,6 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 import psutil
@@ -17,8 +18,18 @@ from tests.chaos import victims
 from tests.chaos.installation import Installation, Part, session_of, signal_all
 from tests.chaos.plan import Action, Fault
 from tests.chaos.watch import Watch
+from tests.stack import faulty_proxy
 
 log = logging.getLogger(__name__)
+
+DISTURBANCES: Final = {
+    "panda-refuses": faulty_proxy.Fault(faulty_proxy.Kind.REFUSE),
+    "panda-drops": faulty_proxy.Fault(faulty_proxy.Kind.DROP),
+    "panda-loses-answers": faulty_proxy.Fault(faulty_proxy.Kind.LOSE),
+    "panda-503": faulty_proxy.Fault(faulty_proxy.Kind.STATUS, status=503),
+    "panda-late": faulty_proxy.Fault(faulty_proxy.Kind.LATE, delay=4.0),
+}
+"""What the proxy does at each kind of disturbance."""
 
 FOLLOWS_WITHIN: Final = 60.0
 """Seconds in which a supervisor ends that has lost its runner."""
@@ -77,11 +88,20 @@ class Faults:
     def _one(self, fault: Fault) -> bool:
         if fault.kind.victim == "worker":
             return self._hit_worker(fault)
+        if fault.kind.action is Action.DISTURB:
+            return self._disturb(fault)
         part = self._installation.parts[fault.kind.victim]
         with self._watch.ours(part.name):
             if fault.kind.action is Action.STALL:
                 return self._stall(fault)
             return self._kill(fault, part)
+
+    def _disturb(self, fault: Fault) -> bool:
+        log.info("%s for %.1f s", fault.kind.name, fault.seconds)
+        self._installation.way_to_panda.add(replace(DISTURBANCES[fault.kind.name], seconds=fault.seconds))
+        self._stop.wait(fault.seconds)
+        self._installation.way_to_panda.clear()
+        return True
 
     def _hit_worker(self, fault: Fault) -> bool:
         if fault.kind.action is Action.STALL:

@@ -1,4 +1,4 @@
-"""A whole private installation to do harm to: Airflow on PostgreSQL, a real ActiveMQ, a grid, and a real iDDS where asked for."""
+"""A private installation to do harm to: Airflow on PostgreSQL, a real ActiveMQ, a grid, and a real iDDS if asked for."""
 
 from __future__ import annotations
 
@@ -25,16 +25,17 @@ from demo.airflow import COMPONENTS, Airflow
 from demo.grid import Grid
 from tests.chaos.workload import Workload
 from tests.stack.activemq import ActiveMQ
+from tests.stack.faulty_proxy import FaultyProxy, faulty_proxy
 from tests.stack.guard import Guard
 from tests.stack.postgres import PostgreSQL
 from tests.stack.stack import Stack
 
 ROOT: Final = Path(__file__).parents[2]
-SLOTS: Final = 12
+SLOTS: Final = 40
 GRID_ARGUMENTS: Final = ("--queue-delay", "0.5", "--register-delay", "0.3", "--finish-delay", "0.3")
 
-# By default Airflow takes minutes to miss a process. With these it takes seconds, so that a run of some minutes meets what
-# a production meets in days.
+# By default Airflow takes minutes to miss a process. With these it takes seconds, so that a run of some minutes meets
+# what a production meets in days.
 RECOVERY: Final = {
     "AIRFLOW__SCHEDULER__JOB_HEARTBEAT_SEC": "2",
     "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "10",
@@ -74,6 +75,7 @@ class Installation:
     :param airflow: Airflow, with its connections made.
     :param grid: the embedded grid.
     :param broker: ActiveMQ.
+    :param way_to_panda: the proxy by which Airflow reaches PanDA.
     :param parts: every long-lived process by its name.
     :param folder: logs and data.
     """
@@ -81,6 +83,7 @@ class Installation:
     airflow: Airflow
     grid: Grid
     broker: ActiveMQ
+    way_to_panda: FaultyProxy
     parts: dict[str, Part]
     folder: Path
 
@@ -155,9 +158,10 @@ def installed(folder: Path, workload: Workload) -> Iterator[Installation]:
         )
         ends.callback(airflow.stop)
         airflow.start()
-        _connect(airflow, grid, broker, stack)
+        proxy = ends.enter_context(faulty_proxy(grid.url))
+        _connect(airflow, grid, proxy, broker, stack)
         parts = _parts(airflow, grid, broker, stack, guard)
-        yield Installation(airflow=airflow, grid=grid, broker=broker, parts=parts, folder=folder)
+        yield Installation(airflow=airflow, grid=grid, broker=broker, way_to_panda=proxy, parts=parts, folder=folder)
 
 
 def _parts(airflow: Airflow, grid: Grid, broker: ActiveMQ, stack: Stack | None, guard: Guard) -> dict[str, Part]:
@@ -216,7 +220,7 @@ def _idds_parts(stack: Stack) -> list[Part]:
     ]
 
 
-def _connect(airflow: Airflow, grid: Grid, broker: ActiveMQ, stack: Stack | None) -> None:
+def _connect(airflow: Airflow, grid: Grid, proxy: FaultyProxy, broker: ActiveMQ, stack: Stack | None) -> None:
     """Make the connections as a user does in the UI, and the user secret that `airflow panda setup` makes."""
     secret = secrets.token_hex(16)
     instance = instance_id(secret)
@@ -230,7 +234,8 @@ def _connect(airflow: Airflow, grid: Grid, broker: ActiveMQ, stack: Stack | None
 
     extra = {"auth": "token", "vo": "wlcg", "broker_conn_id": "broker", "instance_secret": secret}
     add_broker("broker", {})
-    airflow.add_connection("panda_default", "panda", **grid.panda_fields(), extra=extra)
+    fields = {**grid.panda_fields(), "port": proxy.port}
+    airflow.add_connection("panda_default", "panda", **fields, extra=extra)
     if stack is not None:
         access = stack.access
         add_broker("broker_idds", {"result_destination": access.result_destination})
@@ -240,7 +245,7 @@ def _connect(airflow: Airflow, grid: Grid, broker: ActiveMQ, stack: Stack | None
             "queue": access.queue,
             "broker_conn_id": "broker_idds",
         }
-        airflow.add_connection("panda_idds", "panda", **grid.panda_fields(), extra={**extra, **through})
+        airflow.add_connection("panda_idds", "panda", **fields, extra={**extra, **through})
     panda = PandaGrid(PandaEndpoint(url=grid.url, auth=AuthKind.TOKEN, token=grid.token(), vo="wlcg"))
     endpoint = BrokerEndpoint(
         addresses=((broker.host, broker.port),),

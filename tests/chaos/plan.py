@@ -65,6 +65,18 @@ KINDS: Final = _kinds(
 )
 """Every run has these."""
 
+_D: Final = Action.DISTURB
+
+PROXY_KINDS: Final = _kinds(
+    Kind(name="panda-refuses", victim="way-to-panda", action=_D, weight=2, seconds=(1, 15), rest=3),
+    Kind(name="panda-drops", victim="way-to-panda", action=_D, weight=2, seconds=(1, 10), rest=3),
+    # What was asked for is done, and nobody hears of it.
+    Kind(name="panda-loses-answers", victim="way-to-panda", action=_D, weight=4, seconds=(1, 10), rest=3),
+    Kind(name="panda-503", victim="way-to-panda", action=_D, weight=2, seconds=(1, 15), rest=3),
+    Kind(name="panda-late", victim="way-to-panda", action=_D, weight=2, seconds=(1, 15), rest=3),
+)
+"""What a proxy between Airflow and PanDA does (tests/stack/faulty_proxy.py)."""
+
 FURTHER_KINDS: Final = _kinds(
     Kind(name="api-server-kill", victim="api-server", action=_K, weight=1, seconds=(0, 3), rest=30),
     Kind(name="api-server-stall", victim="api-server", action=_S, weight=1, seconds=(1, 8), rest=20),
@@ -81,7 +93,7 @@ IDDS_KINDS: Final = _kinds(
 )
 """Where tasks go through iDDS."""
 
-ALL_KINDS: Final = {**KINDS, **FURTHER_KINDS, **IDDS_KINDS}
+ALL_KINDS: Final = {**KINDS, **PROXY_KINDS, **FURTHER_KINDS, **IDDS_KINDS}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,8 +115,8 @@ class Fault:
 def make_plan(seed: int, *, seconds: float, gap: float, kinds: Sequence[Kind]) -> list[Fault]:
     """Return the faults of a run, by time; the same arguments give the same faults.
 
-    Each kind comes once in random order before any comes again, if there is the time. No two faults of one victim overlap,
-    and it has its rest between them.
+    Each kind comes once in random order before any comes again, if there is the time. No two faults of one victim
+    overlap, and it has its rest between them.
 
     :param seed: what everything is drawn from.
     :param seconds: length of the run; no fault begins after it.

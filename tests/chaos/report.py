@@ -62,6 +62,7 @@ class Report:
             "orphaned": len(verdict.orphaned),
             "recovered": verdict.recovered,
             "retries": verdict.retries,
+            "outlived": len(verdict.outlived),
             "in_vain": len(verdict.in_vain),
             "reaped": self.reaped,
             "died": len(self.deaths),
@@ -81,6 +82,7 @@ class Report:
             ("tasks that recovered", verdict.recovered),
             ("further tries", verdict.retries),
             ("PanDA tasks that ran in vain", len(verdict.in_vain)),
+            ("PanDA tasks that lived on beside a later one", len(verdict.outlived)),
             ("lost", len(verdict.lost)),
             ("doubled", len(verdict.doubled)),
             ("orphaned", len(verdict.orphaned)),
@@ -88,4 +90,5 @@ class Report:
         ]
         width = max(len(name) for name, _ in rows)
         lines = [f"seed {self.seed}, {self.minutes} minutes", *(f"{name:<{width}} {n:>6}" for name, n in rows)]
+        lines += [f"in vain: {each}" for each in verdict.in_vain] + [f"outlived: {each}" for each in verdict.outlived]
         return "\n".join([*lines, *self.complaints(), json.dumps(self.as_json())])

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Final
 
 from tests.chaos.workload import TOTAL, TRIES, Workload
 
 ENDED: Final = frozenset({"done", "finished", "failed", "aborted", "broken", "exhausted"})
 """States of PanDA tasks that nothing follows."""
+
+OVERLAP: Final = 10.0
+"""Seconds that the kill of an earlier try's task may take."""
 
 NO_VALUE: Final = object()
 """Stands for an XCom that is not there."""
@@ -41,12 +45,16 @@ class GridTaskSeen:
     """A PanDA task at the end, as the grid keeps it.
 
     :param attempts: attempts of all its jobs together.
+    :param created: Unix time of its submission.
+    :param ended: Unix time of its end; None if it has not ended.
     """
 
     jedi_id: int
     name: str
     state: str
     attempts: int
+    created: float = 0.0
+    ended: float | None = None
 
     @property
     def owner(self) -> tuple[str, str, str]:
@@ -69,6 +77,7 @@ class Verdict:
     :param lost: tasks that ended without their value.
     :param doubled: what was counted or asked for twice.
     :param orphaned: PanDA tasks that live on with nobody waiting for them.
+    :param outlived: PanDA tasks that lived on for longer than :data:`OVERLAP` beside the one of a later try.
     :param in_vain: PanDA tasks that ran to their end although a later try had taken their place.
     :param recovered: tasks that have their value after a further try, or a further attempt at a job.
     :param retries: tries beyond what the workload needs by itself.
@@ -79,6 +88,7 @@ class Verdict:
     lost: list[str] = field(default_factory=list)
     doubled: list[str] = field(default_factory=list)
     orphaned: list[str] = field(default_factory=list)
+    outlived: list[str] = field(default_factory=list)
     in_vain: list[str] = field(default_factory=list)
     recovered: int = 0
     retries: int = 0
@@ -101,6 +111,7 @@ def judge(
     made: Mapping[tuple[str, str, str], list[GridTaskSeen]] = _by_owner(grid)
     lost: list[str] = []
     doubled = [f"{n} PanDA tasks of key {key}" for key, n in Counter(each.key for each in grid).items() if n > 1]
+    outlived: list[str] = []
     in_vain: list[str] = []
     n_tasks = n_jobs = recovered = retries = 0
     for dag_id, run_id in runs:
@@ -127,10 +138,11 @@ def judge(
             if len(alive) > 1:
                 doubled.append(f"{task.label}: PanDA tasks {[each.jedi_id for each in alive]} live at the same time")
             done = [each.jedi_id for each in mine if each.state == "done"]
+            outlived += _outlived(task, mine)
             in_vain += [f"{task.label}: PanDA task {jedi_id}" for jedi_id in sorted(done)[:-1]]
     orphaned = [f"{each.name}: PanDA task {each.jedi_id} is {each.state}" for each in grid if each.state not in ENDED]
     return Verdict(
-        tasks=n_tasks, jobs=n_jobs, lost=lost, doubled=doubled, orphaned=orphaned, in_vain=in_vain,
+        tasks=n_tasks, jobs=n_jobs, lost=lost, doubled=doubled, orphaned=orphaned, outlived=outlived, in_vain=in_vain,
         recovered=recovered, retries=retries,
     )  # fmt: skip
 
@@ -144,6 +156,15 @@ def _judge_value(task: TaskSeen, expected: Any, lost: list[str], doubled: list[s
         several = isinstance(task.value, list) and isinstance(expected, list) and task.task_id != TOTAL
         twice = several and any(n > 1 for n in Counter(map(repr, task.value)).values())
         (doubled if twice else lost).append(f"{task.label}: returned {task.value!r:.300}, not {expected!r:.300}")
+
+
+def _outlived(task: TaskSeen, mine: Sequence[GridTaskSeen]) -> list[str]:
+    by_age = sorted(mine, key=lambda each: each.jedi_id)
+    return [
+        f"{task.label}: PanDA task {earlier.jedi_id} beside {later.jedi_id}"
+        for earlier, later in pairwise(by_age)
+        if earlier.ended is None or earlier.ended > later.created + OVERLAP
+    ]
 
 
 def _by_owner(grid: Sequence[GridTaskSeen]) -> dict[tuple[str, str, str], list[GridTaskSeen]]:

@@ -59,8 +59,8 @@ def _find(fault: Fault, installation: Installation) -> psutil.Process | None:
 def workers_at_work(scheduler: int) -> list[Worker]:
     """Return the workers that have begun a task, by process id.
 
-    One that has taken a task and not begun it is none: LocalExecutor cannot take a task back, so Airflow 3.3.2 would leave
-    that task queued until the next start of its scheduler (``_handle_tasks_stuck_in_queued``).
+    One that has taken a task and not begun it is none: LocalExecutor cannot take a task back, so Airflow 3.3.2 would
+    leave that task queued until the next start of its scheduler (``_handle_tasks_stuck_in_queued``).
     """
     found = []
     for child in psutil.Process(scheduler).children():

@@ -33,10 +33,9 @@ class Watch:
     """Looks at all parts until it is closed.
 
     :param parts: by name.
-    :param say: told of each death in one line.
     """
 
-    def __init__(self, parts: Mapping[str, Part], *, say: object = None) -> None:
+    def __init__(self, parts: Mapping[str, Part]) -> None:
         self._parts = parts
         self._locks = {name: threading.Lock() for name in parts}
         self._began = time.monotonic()

@@ -3,8 +3,8 @@
 Words in capitals between at-signs are filled in when the file is copied.
 """
 
-import os
 import time
+from pathlib import Path
 
 from airflow.sdk import dag, task
 
@@ -17,7 +17,7 @@ PATIENT = {"retries": 40, "retry_delay": 2}
 def first_time(*words):
     """Tell whether nothing has asked this before, on any attempt and any try."""
     try:
-        os.close(os.open(os.path.join(MARKS, "-".join(map(str, words))), os.O_CREAT | os.O_EXCL))
+        Path(MARKS, "-".join(map(str, words))).touch(exist_ok=False)
     except FileExistsError:
         return False
     return True
@@ -40,7 +40,7 @@ def chaos():
 
     @task.panda(environment=PYTHON, map_over="n")
     def slow(run, n):
-        time.sleep(2 + n % 5)
+        time.sleep(4 + 4 * (n % 4))
         return worth(run, "slow", n)
 
     @task.panda(environment=PYTHON, map_over="n")
