@@ -26,7 +26,7 @@ class Airflow:
     :param home: AIRFLOW_HOME.
     :param dags: folder of DAG files.
     :param parallelism: task processes at once.
-    :param settings: further environment variables, such as ``AIRFLOW__SECTION__OPTION``; they go before those made here.
+    :param settings: further environment variables, such as ``AIRFLOW__SECTION__OPTION``; they win over those made here.
     :param on_start: called with the process id of each component that is started.
     """
 

@@ -1,4 +1,4 @@
-"""A private installation to do harm to: Airflow on PostgreSQL, a real ActiveMQ, a grid, and a real iDDS if asked for."""
+"""A private installation to do harm to: Airflow on PostgreSQL, a real ActiveMQ, a grid, a real iDDS if asked for."""
 
 from __future__ import annotations
 

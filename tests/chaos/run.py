@@ -26,8 +26,6 @@ from tests.chaos.workload import DIRECT, THROUGH_IDDS, Workload
 
 log = logging.getLogger(__name__)
 
-AT_ONCE: Final = 4
-"""DAG runs that are under way at a time."""
 IDDS_EVERY: Final = 3
 """One DAG run of so many has one through iDDS beside it: a tenth of the tasks."""
 QUIET: Final = 60.0
@@ -44,6 +42,7 @@ class Options:
     :param kinds: the kinds of faults.
     :param least_tasks: grid tasks to start at least.
     :param jobs: jobs of each task that has several.
+    :param at_once: DAG runs that are under way at a time.
     :param patience: most seconds from the last fault to the end of the last DAG run.
     """
 
@@ -53,6 +52,7 @@ class Options:
     kinds: Sequence[Kind]
     least_tasks: int
     jobs: int
+    at_once: int = 4
     patience: float = 300.0
 
     @property
@@ -76,13 +76,15 @@ def _run(options: Options, installation: Installation) -> Report:
     watch = Watch(installation.parts)
     faults = Faults(installation, watch, plan)
     try:
-        runs = _keep_busy(airflow, workload, seconds=options.seconds, least_tasks=options.least_tasks)
+        runs = _keep_busy(airflow, options)
         faults.join()
         log.info("no more faults; %d DAG runs were started", len(runs))
         unfinished = _wait_until_over(airflow, runs, seconds=options.patience)
         minutes = round((time.monotonic() - began) / 60, 1)
         _wait_until_quiet(installation.grid_store)
         reaped = _reap(airflow)
+        if reaped:
+            _wait_until_quiet(installation.grid_store)
         tasks = evidence.tasks_of(airflow, runs)
     finally:
         faults.close()
@@ -101,20 +103,21 @@ def _run(options: Options, installation: Installation) -> Report:
 
 
 def _reap(airflow: Airflow) -> int | None:
-    """Have an operator's command end what nobody waits for, and return how many tasks it ended; there should be none."""
+    """Have an operator's command end what nobody waits for, and return how many tasks it ended."""
     if find_spec("airflow_provider_panda.commands.reap") is None:
         return None
     told = json.loads(airflow.run("panda", "reap", "panda_default", "-o", "json", "--grace", "0"))
     return sum(task["killed"] for task in told["tasks"])
 
 
-def _keep_busy(airflow: Airflow, workload: Workload, *, seconds: float, least_tasks: int) -> list[tuple[str, str]]:
-    """Start DAG runs, :data:`AT_ONCE` at a time, until time and number are reached; return them all."""
-    end, started, tasks = time.monotonic() + seconds, [], 0
+def _keep_busy(airflow: Airflow, options: Options) -> list[tuple[str, str]]:
+    """Start DAG runs, some at a time, until time and number are reached; return them all."""
+    workload = options.workload
+    end, started, tasks = time.monotonic() + options.seconds, [], 0
     open_runs: set[tuple[str, str]] = set()
-    while time.monotonic() < end or tasks < least_tasks:
+    while time.monotonic() < end or tasks < options.least_tasks:
         open_runs -= {each for each in open_runs if _is_over(airflow, each)}
-        while len(open_runs) < AT_ONCE:
+        while len(open_runs) < options.at_once:
             number = len(started)
             dag_id = THROUGH_IDDS if workload.idds and number % (IDDS_EVERY + 1) == IDDS_EVERY else DIRECT
             each = (dag_id, f"run{number:04d}")
