@@ -140,7 +140,9 @@ def installed(folder: Path, workload: Workload) -> Iterator[Installation]:
             broker = ActiveMQ(on_start=guard.watch)
             ends.callback(broker.close)
             broker.start()
-            grid = Grid(folder / "grid", ["--slots", str(SLOTS), *GRID_ARGUMENTS], env=dict(bytecode.KEPT))
+            grid = Grid(
+                folder / "grid", ["--no-broker", "--slots", str(SLOTS), *GRID_ARGUMENTS], env=dict(bytecode.KEPT)
+            )
             guard.watch(grid.process.pid)
             ends.callback(grid.stop)
         database = PostgreSQL(on_start=guard.watch)
@@ -170,11 +172,10 @@ def _parts(airflow: Airflow, grid: Grid, broker: ActiveMQ, stack: Stack | None, 
         broker.start()
 
     http_port = grid.url.rpartition(":")[2]
-    stomp_port = str(grid.ready.get("stomp_port") or "0")
 
     def restart_grid() -> None:
         grid.stop()
-        grid.start(http_port, stomp_port)
+        grid.start(http_port, "0")
         guard.watch(grid.process.pid)
 
     parts = [_airflow_part(airflow, component) for component in COMPONENTS]

@@ -96,7 +96,7 @@ def _run(options: Options, installation: Installation) -> Report:
         faults=faults.done,
         missed=faults.found_nothing,
         deaths=watch.deaths,
-        errors=faults.errors,
+        errors=[*faults.errors, *watch.errors],
         unfinished=unfinished,
         reaped=reaped,
     )

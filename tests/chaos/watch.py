@@ -41,6 +41,8 @@ class Watch:
         self._began = time.monotonic()
         self._closed = threading.Event()
         self.deaths: list[Death] = []
+        self.errors: list[str] = []
+        """What could not be started again."""
         self._thread = threading.Thread(target=self._look, name="watch", daemon=True)
         self._thread.start()
 
@@ -64,6 +66,8 @@ class Watch:
                     if not part.alive():
                         self._note(part)
                         part.restart()
+                except Exception as error:
+                    self.errors.append(f"{name} was not started again: {error}")
                 finally:
                     self._locks[name].release()
 
