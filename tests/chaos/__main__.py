@@ -50,8 +50,8 @@ def main(arguments: Sequence[str]) -> int:
         return 1 if report.complaints() else 0
     finally:
         if kept:
-            print(f"logs: {folder}; again: python -m tests.chaos --seed {options.seed} "
-                  f"--minutes {args.minutes:g}", file=sys.stderr)  # fmt: skip
+            words = f"--seed {options.seed} --minutes {args.minutes:g} --gap {args.gap:g}"
+            print(f"logs: {folder}; the same faults: python -m tests.chaos {words}", file=sys.stderr)
         else:
             remove(folder)
 
