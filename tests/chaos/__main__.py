@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import random
+import shlex
 import signal
 import sys
 import tempfile
@@ -50,8 +51,8 @@ def main(arguments: Sequence[str]) -> int:
         return 1 if report.complaints() else 0
     finally:
         if kept:
-            words = f"--seed {options.seed} --minutes {args.minutes:g} --gap {args.gap:g}"
-            print(f"logs: {folder}; the same faults: python -m tests.chaos {words}", file=sys.stderr)
+            again = shlex.join(["python", "-m", "tests.chaos", *arguments, f"--seed={options.seed}"])
+            print(f"logs: {folder}; the same faults: {again}", file=sys.stderr)
         else:
             remove(folder)
 
