@@ -98,14 +98,24 @@ class Airflow:
             self.start_component(component)
         self.processes["api-server"].wait_until(self._all_healthy, timeout=120)
 
-    def start_component(self, component: str) -> None:
-        """Start one of :data:`COMPONENTS`."""
+    def start_component(
+        self, component: str, *, name: str | None = None, settings: Mapping[str, str] | None = None
+    ) -> None:
+        """Start one of :data:`COMPONENTS`.
+
+        :param name: of its process and log, where there are several of one component.
+        :param settings: environment variables that only this one has.
+        """
+        name = name or component
         process = Process(
-            f"airflow {component}", [AIRFLOW, component], env=self.env, log=self.home / f"{component}.log"
+            f"airflow {name}",
+            [AIRFLOW, component],
+            env={**self.env, **(settings or {})},
+            log=self.home / f"{name}.log",
         )
         if self._on_start is not None:
             self._on_start(process.pid)
-        self.processes[component] = process
+        self.processes[name] = process
 
     def _all_healthy(self) -> bool:
         for process in self.processes.values():

@@ -9,6 +9,7 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,6 +24,8 @@ from airflow_provider_panda.payload.delivery import user_secret
 from benchmarks import bytecode
 from demo.airflow import COMPONENTS, Airflow
 from demo.grid import Grid
+from demo.processes import free_ports
+from tests.chaos.plan import SECOND_TRIGGERER
 from tests.chaos.workload import Workload
 from tests.stack.activemq import ActiveMQ
 from tests.stack.faulty_proxy import FaultyProxy, faulty_proxy
@@ -119,11 +122,12 @@ def signal_all(processes: list[psutil.Process], number: int) -> None:
 
 
 @contextlib.contextmanager
-def installed(folder: Path, workload: Workload) -> Iterator[Installation]:
+def installed(folder: Path, workload: Workload, *, triggerers: int = 1) -> Iterator[Installation]:
     """Start everything, and end it afterwards; also when this process is killed.
 
     :param folder: of Airflow's home, and of the grid where no iDDS is asked for.
     :param workload: whose DAG file is read.
+    :param triggerers: one, or two that share the work.
     """
     dags, marks = folder / "dags", folder / "marks"
     dags.mkdir()
@@ -163,6 +167,9 @@ def installed(folder: Path, workload: Workload) -> Iterator[Installation]:
         proxy = ends.enter_context(faulty_proxy(grid.url))
         _connect(airflow, grid, proxy, broker, stack)
         parts = _parts(airflow, grid, broker, stack, guard)
+        if triggerers > 1:
+            second = _second_triggerer(airflow)
+            parts[second.name] = second
         yield Installation(airflow=airflow, grid=grid, broker=broker, way_to_panda=proxy, parts=parts, folder=folder)
 
 
@@ -178,7 +185,7 @@ def _parts(airflow: Airflow, grid: Grid, broker: ActiveMQ, stack: Stack | None, 
         grid.start(http_port, "0")
         guard.watch(grid.process.pid)
 
-    parts = [_airflow_part(airflow, component) for component in COMPONENTS]
+    parts = [_airflow_part(airflow, name, partial(airflow.start_component, name)) for name in COMPONENTS]
     parts.append(Part(name="broker", pid=lambda: broker.pid, restart=restart_broker, log=broker.log_file))
     parts.append(Part(name="panda", pid=lambda: grid.process.pid, restart=restart_grid, log=grid.folder / "grid.log"))
     if stack is not None:
@@ -186,22 +193,28 @@ def _parts(airflow: Airflow, grid: Grid, broker: ActiveMQ, stack: Stack | None, 
     return {part.name: part for part in parts}
 
 
-def _airflow_part(airflow: Airflow, component: str) -> Part:
+def _second_triggerer(airflow: Airflow) -> Part:
+    (port,) = free_ports(1)
+    settings = {"AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(port)}
+
+    def start() -> None:
+        airflow.start_component("triggerer", name=SECOND_TRIGGERER, settings=settings)
+
+    start()
+    return _airflow_part(airflow, SECOND_TRIGGERER, start)
+
+
+def _airflow_part(airflow: Airflow, name: str, start: Callable[[], None]) -> Part:
     def restart() -> None:
         # What a service manager does: nothing of the old one is left beside the new one.
-        old = airflow.processes[component]
+        old = airflow.processes[name]
         left = session_of(old.pid)
         signal_all(left, signal.SIGKILL)
         psutil.wait_procs(left, timeout=10)
         old.stop()
-        airflow.start_component(component)
+        start()
 
-    return Part(
-        name=component,
-        pid=lambda: airflow.processes[component].pid,
-        restart=restart,
-        log=airflow.home / f"{component}.log",
-    )
+    return Part(name=name, pid=lambda: airflow.processes[name].pid, restart=restart, log=airflow.home / f"{name}.log")
 
 
 def _idds_parts(stack: Stack) -> list[Part]:

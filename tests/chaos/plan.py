@@ -44,6 +44,8 @@ def _kinds(*kinds: Kind) -> dict[str, Kind]:
     return {kind.name: kind for kind in kinds}
 
 
+SECOND_TRIGGERER: Final = "triggerer-2"
+
 _K, _S = Action.KILL, Action.STALL
 
 KINDS: Final = _kinds(
@@ -81,9 +83,12 @@ FURTHER_KINDS: Final = _kinds(
     Kind(name="api-server-kill", victim="api-server", action=_K, weight=1, seconds=(0, 3), rest=30),
     Kind(name="api-server-stall", victim="api-server", action=_S, weight=1, seconds=(1, 8), rest=20),
     Kind(name="dag-processor-kill", victim="dag-processor", action=_K, weight=1, seconds=(0, 10), rest=20),
+    # Its triggers are taken over by the other one, and when it wakes, it finds them gone.
+    Kind(name="second-triggerer-stall", victim=SECOND_TRIGGERER, action=_S, weight=3, seconds=(5, 40), rest=10),
+    Kind(name="second-triggerer-kill", victim=SECOND_TRIGGERER, action=_K, weight=2, seconds=(0, 20), rest=20),
     Kind(name="dag-processor-stall", victim="dag-processor", action=_S, weight=1, seconds=(1, 15), rest=20),
 )
-"""The other processes of Airflow, which a long run hits as well."""
+"""Airflow's other processes, and a second triggerer: what a long run hits as well."""
 
 IDDS_KINDS: Final = _kinds(
     Kind(name="idds-rest-kill", victim="idds-rest", action=_K, weight=3, seconds=(0, 10), rest=20),

@@ -18,7 +18,7 @@ from tests.chaos import evidence
 from tests.chaos.evidence import patiently
 from tests.chaos.faults import Faults
 from tests.chaos.installation import Installation, installed
-from tests.chaos.plan import Kind, make_plan
+from tests.chaos.plan import SECOND_TRIGGERER, Kind, make_plan
 from tests.chaos.report import Report
 from tests.chaos.verify import ENDED, judge
 from tests.chaos.watch import Watch
@@ -63,7 +63,8 @@ class Options:
 
 def run(options: Options, folder: Path) -> Report:
     """Start everything, do harm to it, and return what became of the work."""
-    with installed(folder, options.workload) as installation:
+    several = any(kind.victim == SECOND_TRIGGERER for kind in options.kinds)
+    with installed(folder, options.workload, triggerers=2 if several else 1) as installation:
         patiently(lambda: installation.airflow.wait_for_dags(options.workload.dags))
         return _run(options, installation)
 
