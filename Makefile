@@ -3,11 +3,12 @@ VENV ?= .venv
 export VENV
 RUN := $(VENV)/bin
 
-.PHONY: help setup packages idds demo grid stack test unit bench check fuzz audit format clean
+.PHONY: help setup packages idds demo grid stack test chaos unit bench check fuzz audit format clean
 
 help:
 	@echo "make demo    run the ttH optimisation on the embedded grid (DEMO_EXIT=1: end when it is done)"
 	@echo "make test    run the whole test suite (starts its own services)"
+	@echo "make chaos   kill and stall processes at random under load for MINUTES=20 (SEED=n: the same faults again)"
 	@echo "make unit    run the unit tests only"
 	@echo "make bench   measure: every program under benchmarks/, in under 20 minutes on a quiet machine"
 	@echo "make check   ruff and mypy"
@@ -38,6 +39,10 @@ stack: packages setup idds
 
 test: packages setup idds
 	$(RUN)/python -m pytest
+
+MINUTES ?= 20
+chaos: packages setup idds
+	$(RUN)/python -m tests.chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 bench: packages setup idds
 	$(RUN)/python -m benchmarks

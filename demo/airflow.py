@@ -6,7 +6,7 @@ import json
 import secrets
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,47 +26,54 @@ class Airflow:
     :param home: AIRFLOW_HOME.
     :param dags: folder of DAG files.
     :param parallelism: task processes at once.
-    :param settings: further environment variables, such as ``AIRFLOW__SECTION__OPTION``.
+    :param settings: further environment variables, such as ``AIRFLOW__SECTION__OPTION``; they win over those made here.
+    :param on_start: called with the process id of each component that is started.
     """
 
     def __init__(
-        self, home: Path, dags: Path, *, parallelism: int = 4, settings: Mapping[str, str] | None = None
+        self,
+        home: Path,
+        dags: Path,
+        *,
+        parallelism: int = 4,
+        settings: Mapping[str, str] | None = None,
+        on_start: Callable[[int], None] | None = None,
     ) -> None:
         home.mkdir(parents=True, exist_ok=True)
-        self.home = home
+        self.home, self._on_start = home, on_start
         port, trigger_log, worker_log, health = free_ports(4)
         self.url = f"http://127.0.0.1:{port}"
-        self.env = environment(
-            AIRFLOW_HOME=str(home),
-            AIRFLOW__CORE__DAGS_FOLDER=str(dags),
-            AIRFLOW__CORE__LOAD_EXAMPLES="False",
-            AIRFLOW__CORE__EXECUTOR="LocalExecutor",
-            AIRFLOW__CORE__PARALLELISM=str(parallelism),
-            AIRFLOW__CORE__TEST_CONNECTION="Enabled",
-            AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS="True",
-            AIRFLOW__CORE__FERNET_KEY=_fernet_key(),
-            AIRFLOW__CORE__EXECUTION_API_SERVER_URL=f"{self.url}/execution/",
-            AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION="False",
-            AIRFLOW__DATABASE__SQL_ALCHEMY_CONN=f"sqlite:///{home / 'airflow.db'}",
-            AIRFLOW__API__PORT=str(port),
-            AIRFLOW__API__HOST="127.0.0.1",
-            AIRFLOW__API__BASE_URL=self.url,
-            AIRFLOW__API__SECRET_KEY=secrets.token_urlsafe(32),
-            AIRFLOW__API__WORKERS="1",
-            AIRFLOW__API_AUTH__JWT_SECRET=secrets.token_urlsafe(48),
-            AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT=str(trigger_log),
-            AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT=str(worker_log),
-            AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_SERVER_PORT=str(health),
-            AIRFLOW__SCHEDULER__SCHEDULER_HEARTBEAT_SEC="1",
-            AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL="10",
-            AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL="10",
-            AIRFLOW__USAGE_DATA_COLLECTION__ENABLED="False",
+        own = {
+            "AIRFLOW_HOME": str(home),
+            "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
+            "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+            "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
+            "AIRFLOW__CORE__PARALLELISM": str(parallelism),
+            "AIRFLOW__CORE__TEST_CONNECTION": "Enabled",
+            "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
+            "AIRFLOW__CORE__FERNET_KEY": _fernet_key(),
+            "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{self.url}/execution/",
+            "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home / 'airflow.db'}",
+            "AIRFLOW__API__PORT": str(port),
+            "AIRFLOW__API__HOST": "127.0.0.1",
+            "AIRFLOW__API__BASE_URL": self.url,
+            "AIRFLOW__API__SECRET_KEY": secrets.token_urlsafe(32),
+            "AIRFLOW__API__WORKERS": "1",
+            "AIRFLOW__API_AUTH__JWT_SECRET": secrets.token_urlsafe(48),
+            "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(trigger_log),
+            "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(worker_log),
+            "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_SERVER_PORT": str(health),
+            "AIRFLOW__SCHEDULER__SCHEDULER_HEARTBEAT_SEC": "1",
+            "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "10",
+            "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "10",
+            "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
             # Airflow 3.3.2 notices late that some tasks have left to wait, and fails one that was resumed by then
             # (docs/troubleshooting.md); by default it looks every 5 s, and gives an open socket 60 s.
-            AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL="1",
-            AIRFLOW__WORKERS__SOCKET_CLEANUP_TIMEOUT="1",
-            **(settings or {}),
-        )
+            "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
+            "AIRFLOW__WORKERS__SOCKET_CLEANUP_TIMEOUT": "1",
+        }
+        self.env = environment(**{**own, **(settings or {})})
         self.processes: dict[str, Process] = {}
         self._client: httpx.Client | None = None
 
@@ -91,11 +98,24 @@ class Airflow:
             self.start_component(component)
         self.processes["api-server"].wait_until(self._all_healthy, timeout=120)
 
-    def start_component(self, component: str) -> None:
-        """Start one of :data:`COMPONENTS`."""
-        self.processes[component] = Process(
-            f"airflow {component}", [AIRFLOW, component], env=self.env, log=self.home / f"{component}.log"
+    def start_component(
+        self, component: str, *, name: str | None = None, settings: Mapping[str, str] | None = None
+    ) -> None:
+        """Start one of :data:`COMPONENTS`.
+
+        :param name: of its process and log, where there are several of one component.
+        :param settings: environment variables that only this one has.
+        """
+        name = name or component
+        process = Process(
+            f"airflow {name}",
+            [AIRFLOW, component],
+            env={**self.env, **(settings or {})},
+            log=self.home / f"{name}.log",
         )
+        if self._on_start is not None:
+            self._on_start(process.pid)
+        self.processes[name] = process
 
     def _all_healthy(self) -> bool:
         for process in self.processes.values():

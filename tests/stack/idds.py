@@ -124,6 +124,18 @@ class Idds:
         """Return the process ids of what runs."""
         return [process.pid for process in (self._rest, self._agents) if process is not None]
 
+    @property
+    def rest_pid(self) -> int:
+        """Process id of the REST service that runs."""
+        assert self._rest is not None, "not started"
+        return self._rest.pid
+
+    @property
+    def agents_pid(self) -> int:
+        """Process id of the agents that run."""
+        assert self._agents is not None, "not started"
+        return self._agents.pid
+
     def close(self) -> None:
         """Stop both, the agents without letting them finish anything."""
         self.stop_agents(kill=True)
