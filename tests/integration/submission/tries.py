@@ -72,16 +72,11 @@ class TaskInstance:
     map_index: int = -1
     id: str = field(default_factory=lambda: str(uuid4()))
 
-    @property
-    def xcoms(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.xcom_file.read_text()) if self.xcom_file.exists() else {}
-        return found
-
     def xcom_push(self, key: str, value: Any) -> None:
-        self.xcom_file.write_text(json.dumps({**self.xcoms, key: value}))
+        Store(self.xcom_file).set(key, value)
 
     def xcom_pull(self, task_ids: Any = None, key: str = "return_value", map_indexes: Any = None) -> Any:
-        return self.xcoms.get(key)
+        return Store(self.xcom_file).get(key)
 
 
 @dataclass(frozen=True)
@@ -228,7 +223,9 @@ class Work:
                 operator.execute(context)
             except TaskDeferred as deferred:
                 _, kwargs = deferred.trigger.serialize()
-                (self.folder / "deferred").write_text(json.dumps(kwargs))
+                whole = self.folder / f"deferred_{os.getpid()}"
+                whole.write_text(json.dumps(kwargs))
+                whole.replace(self.folder / "deferred")  # another worker of this try may do the same
                 return DEFERRED
         return 0
 
