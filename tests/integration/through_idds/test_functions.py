@@ -21,11 +21,12 @@ from airflow_provider_panda.exceptions import GridRefusedError, GridTaskFailedEr
 from airflow_provider_panda.grid.idds.client import AsyncIddsClient
 from airflow_provider_panda.grid.idds.runs import DagRun
 from airflow_provider_panda.grid.idds.work import Site, request_properties
-from airflow_provider_panda.grid.task import Phase, instance_id
+from airflow_provider_panda.grid.task import Phase, instance_id, task_key
 from airflow_provider_panda.grid.watch import AsyncPandaClient
 from airflow_provider_panda.hooks.panda import PandaHook
 from airflow_provider_panda.hooks.stomp import StompHook
 from airflow_provider_panda.listeners import closing
+from airflow_provider_panda.operators import submission
 from airflow_provider_panda.triggers import wait
 from tests.integration.through_idds.calls import DEAF, DIRECT, RELAYED, SECRET, Call, close_requests, use
 from tests.stack.stack import Stack
@@ -77,6 +78,31 @@ async def closed_and_ended(call: Call) -> Any:
     while not (status := await asyncio.to_thread(call.request)).ended:
         await asyncio.sleep(0.3)
     return status
+
+
+async def test_what_a_lost_worker_submitted_is_taken_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worker is gone after iDDS took the task, and before any id of it was written down."""
+
+    class LostError(BaseException):
+        pass
+
+    def lost(*_: Any, **__: Any) -> None:
+        raise LostError
+
+    first = Call(add, op_args=[2], op_kwargs={"b": 40})
+    with monkeypatch.context() as patch:
+        patch.setattr(submission, "tell_submission", lost)
+        with pytest.raises(LostError):
+            await asyncio.to_thread(first.operator.execute, first.context)
+    second = Call(add, op_args=[2], op_kwargs={"b": 40}, run_id=first.ti.run_id)
+    second.context["task_state_store"] = first.context["task_state_store"]
+
+    assert await second.value() == 42
+
+    (transform,) = second.request().transforms
+    assert transform.name.endswith(second.ti.xcoms["panda_task_key"])
+    assert transform.transform_id == second.ti.xcoms["idds_transform_id"]
+    assert second.ti.xcoms["panda_task_key"] != task_key(instance_id(SECRET), second.ti.id)
 
 
 async def test_fifty_jobs_come_home_in_order_one_by_its_second_attempt(tmp_path: Path) -> None:

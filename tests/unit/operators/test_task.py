@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import json
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from airflow_provider_panda.exceptions import ConfigurationError, DeadlineExceed
 from airflow_provider_panda.grid.answers import task_status
 from airflow_provider_panda.grid.names import processing_type
 from airflow_provider_panda.grid.task import instance_id, task_key
+from airflow_provider_panda.operators import earlier
 from airflow_provider_panda.operators.earlier import Stage
 from airflow_provider_panda.operators.task import PandaTaskOperator
 from airflow_provider_panda.triggers.event import Outcome
@@ -130,6 +133,69 @@ def test_a_further_try_kills_what_the_last_one_left(scene: Scene) -> None:
     again.deferred(operator(command="make"))
     assert [seen.json["task_id"] for seen in scene.calls(KILL)] == [7]
     assert again.left().task_id == 8
+
+
+def next_try(scene: Scene, *, killed_at: Stage | None = None) -> Scene:
+    """Return the next try of a task instance whose worker was lost before the deferral."""
+    if killed_at is not None:
+        left = replace(scene.left(), stage=killed_at, task_id=None)
+        earlier.write(scene.context, left)  # type: ignore[arg-type]
+    again = Scene.__new__(Scene)
+    again.__dict__.update(scene.__dict__, ti=type(scene.ti)())
+    return again
+
+
+@pytest.mark.parametrize("given", [{"command": "make"}, {"task_parameters": {**MAP, "taskName": "user.me.x"}}])
+@pytest.mark.parametrize("status", ["running", "done"])
+def test_a_task_that_was_never_waited_for_is_taken_up(scene: Scene, given: dict[str, Any], status: str) -> None:
+    scene.deferred(operator(**given))
+    again = next_try(scene, killed_at=Stage.SUBMITTING)
+    name = scene.submitted()["taskName"]
+    scene.panda.on(LIST, envelope([row(status, taskName=name, processingType=KIND)]))
+    trigger = again.deferred(operator(**given)).trigger.serialize()[1]
+    assert (trigger["task_ids"], trigger["task_key"]) == ([7], scene.ti.xcoms["panda_task_key"])
+    assert again.ti.xcoms == scene.ti.xcoms
+    assert len(scene.calls(SUBMIT)) == 1
+    assert not scene.calls(KILL)
+
+
+def test_a_partial_success_is_taken_up_where_it_is_one(scene: Scene) -> None:
+    states = {"success_states": ["done", "finished"]}
+    scene.deferred(operator(command="make", **states))
+    again = next_try(scene, killed_at=Stage.SUBMITTING)
+    name = scene.submitted()["taskName"]
+    scene.panda.on(LIST, envelope([row("finished", taskName=name, processingType=KIND)]))
+    again.deferred(operator(command="make", **states))
+    assert len(scene.calls(SUBMIT)) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "stage"),
+    [
+        ({"command": "make all"}, "running", Stage.SUBMITTING),
+        ({"command": "make", "memory_mb": 500}, "running", Stage.SUBMITTING),
+        ({"command": "make"}, "aborting", Stage.SUBMITTING),
+        ({"command": "make"}, "finished", Stage.SUBMITTING),
+        ({"command": "make"}, "running", Stage.ENDED),
+    ],
+)
+def test_another_one_or_one_that_is_over_is_killed_by_its_name(
+    scene: Scene, arguments: dict[str, Any], status: str, stage: Stage
+) -> None:
+    scene.deferred(operator(command="make"))
+    again = next_try(scene, killed_at=stage)
+    old = scene.submitted()["taskName"]
+
+    def listed(handler: Any, seen: Any) -> None:
+        wanted = json.loads(seen.query["filters"][0])["taskName"]
+        envelope([row(status, taskName=old, processingType=KIND)] if wanted == old else [])(handler, seen)
+
+    scene.panda.on(LIST, listed)
+    scene.panda.on(KILL, envelope(0, message="command=kill is registered"))
+    again.deferred(operator(**arguments))
+    assert [seen.json["task_id"] for seen in scene.calls(KILL)] == [7]
+    assert [seen.json["task_parameters"]["taskName"] for seen in scene.calls(SUBMIT)][1] != old
+    assert again.left().key == again.ti.xcoms["panda_task_key"] != scene.ti.xcoms["panda_task_key"]
 
 
 def test_a_map_is_completed_and_otherwise_kept(scene: Scene) -> None:
