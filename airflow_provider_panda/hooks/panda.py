@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from airflow_provider_panda.grid.idds.client import IddsClient
     from airflow_provider_panda.grid.idds.runs import IddsGrid
     from airflow_provider_panda.grid.panda import PandaGrid
+    from airflow_provider_panda.grid.retry import RetryPolicy
 
 TIMEOUT: Final = 60.0
 """Default deadline of one call, in seconds."""
@@ -342,12 +343,15 @@ class PandaHook(BaseHook):
             self._connection = connection
         return self._connection
 
-    def grid(self) -> PandaGrid:
-        """Return the tasks of this connection's identity on its server."""
+    def grid(self, *, policy: RetryPolicy | None = None) -> PandaGrid:
+        """Return the tasks of this connection's identity on its server.
+
+        :param policy: how often a call is made that failed for a reason that may pass; None: for minutes.
+        """
         from airflow_provider_panda.grid.panda import PandaGrid
 
         connection = self.get_conn()
-        return PandaGrid(connection.endpoint, defaults=connection.defaults)
+        return PandaGrid(connection.endpoint, defaults=connection.defaults, policy=policy)
 
     def idds(self) -> IddsClient:
         """Return the iDDS of this connection: its own, or the one that the PanDA server relays to."""

@@ -11,6 +11,7 @@ from airflow.providers.common.compat.sdk import AirflowException, AirflowFailExc
 from airflow.sdk.exceptions import AirflowSensorTimeout
 
 from airflow_provider_panda.exceptions import ConfigurationError, DeadlineExceededError, GridError
+from airflow_provider_panda.grid.retry import BRIEF
 from airflow_provider_panda.hooks.panda import PandaHook
 from airflow_provider_panda.links import PandaTaskLink
 from airflow_provider_panda.operators import parameters, submission
@@ -64,7 +65,7 @@ class PandaTaskSensor(BaseSensorOperator):
             raise AirflowFailException(str(error)) from error
         if len(task_ids) == 1:
             submission.tell_link(context, connection, task_ids[0])
-        came = self._look(hook.grid(), task_ids)
+        came = self._look(hook.grid(policy=BRIEF), task_ids)
         if came is not None:
             return self.execute_complete(context, came.to_json())
         return self.defer(
