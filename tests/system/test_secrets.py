@@ -184,10 +184,10 @@ def commands(stack: Stack) -> Iterator[tuple[str, ...]]:
         "broker_wrong", "stomp", host=stack.broker.host, port=stack.broker.port,
         login=stack.broker.publisher.name, password=stack.broker.subscriber.passcode,
     )  # fmt: skip
-    for connection in ("panda_default", "panda_unreachable"):
-        yield "panda", "check", connection
-        yield "panda", "setup", connection
-    yield "panda", "check", "panda_default", "--verbose"
+    yield "panda", "check", "panda_default"
+    yield "panda", "check", "panda_default", "-o", "json"
+    yield "panda", "setup", "panda_default", "-o", "json"
+    yield "panda", "check", "panda_unreachable"
 
 
 def test_what_commands_print(stack: Stack) -> None:

@@ -123,3 +123,13 @@ def test_files_that_are_named_exist() -> None:
     for page in PAGES:
         for name in re.findall(pattern, page.read_text()):
             assert (ROOT / name).exists(), f"{page.name} names {name}"
+
+
+def test_tests_that_are_named_exist() -> None:
+    for page in PAGES:
+        for file, name in re.findall(r"`((?:unit|integration|system)/[\w/]+\.py)(?:::(\w+))?`", page.read_text()):
+            path = ROOT / "tests" / file
+            assert path.exists(), f"{page.name} names {file}"
+            assert not name or re.search(rf"(?m)^(?:async )?def {name}\(", path.read_text()), (
+                f"{page.name} names {name}"
+            )

@@ -111,6 +111,13 @@ def test_secrets_are_masked(monkeypatch: pytest.MonkeyPatch) -> None:
     assert masked == ["sesame", "open", "id-token"]
 
 
+def test_nothing_is_signed_by_an_empty_secret() -> None:
+    assert made(instance_secret="s" * 32).signing_secret == "s" * 32
+    for fields in ({}, {"instance_secret": ""}):
+        with pytest.raises(ConfigurationError, match=r"instance_secret.*airflow panda setup"):
+            _ = made(**fields).signing_secret
+
+
 @pytest.mark.parametrize(
     ("given", "subject"),
     [
@@ -144,6 +151,9 @@ def test_secrets_are_masked(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"timeout": "nan"}, "timeout"),
         ({"timeout": True}, "timeout"),
         ({"queue": 7}, "queue"),
+        ({"result_store": "s3://bucket"}, "result_store"),
+        ({"result_store": "https://me:sesame@store"}, "result_store"),
+        ({"result_store": "file://elsewhere/x"}, "result_store"),
     ],
 )
 def test_a_wrong_field_is_named_with_a_remedy(given: dict[str, Any], subject: str) -> None:

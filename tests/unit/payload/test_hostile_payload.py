@@ -46,7 +46,7 @@ def result_of(**changed: Any) -> JobResult:
     return read_body({envelope.BODY_KEY: envelope.sign({**report, **changed}, KEY)}, key=KEY, task_key=TASK)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(TREES)
 def test_a_value_is_rebuilt_from_the_closed_set_or_refused(tree: Any) -> None:
     try:
@@ -132,7 +132,7 @@ def test_no_key_without_a_secret() -> None:
 # --- references ----------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     st.sampled_from(
         [STORE + "/", STORE, "https://store/x/", "file:///", "http://169.254.169.254/", "ftp://store/", ""]
@@ -175,7 +175,7 @@ NAMES = st.lists(
 ).map("/".join)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     st.lists(st.tuples(NAMES, st.sampled_from(KINDS), NAMES), min_size=1, max_size=4),
     st.sampled_from([tarfile.PAX_FORMAT, tarfile.GNU_FORMAT]),
