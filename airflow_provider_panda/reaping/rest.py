@@ -46,7 +46,7 @@ class RestWitness:
         self, instance: str, url: str, *, login: str | None, password: str | None, verify: bool | str = True
     ) -> None:
         self._instance = instance
-        self._url = url.rstrip("/")
+        self.url = url.rstrip("/")
         self._login, self._password, self._verify = login, password, verify
         self._client: httpx.Client | None = None
 
@@ -127,12 +127,12 @@ class RestWitness:
         try:
             if self._client is None:
                 self._client = self._signed_in()
-            answer = self._client.get(f"{self._url}/api/v2{path}", params=dict(query))
+            answer = self._client.get(f"{self.url}/api/v2{path}", params=dict(query))
         except httpx.HTTPError as error:
-            raise AirflowUnreadableError(f"Airflow's API at {self._url} does not answer: {error}") from error
+            raise AirflowUnreadableError(f"Airflow's API at {self.url} does not answer: {error}") from error
         if answer.status_code == 404:
             return None
-        return _read(answer, self._url)
+        return _read(answer, self.url)
 
     def _signed_in(self) -> httpx.Client:
         import httpx
@@ -142,10 +142,10 @@ class RestWitness:
         if self._login or not token:
             if self._login:
                 body = {"username": self._login, "password": self._password or ""}
-                answer = client.post(f"{self._url}/auth/token", json=body)
+                answer = client.post(f"{self.url}/auth/token", json=body)
             else:
-                answer = client.get(f"{self._url}/auth/token")
-            token = str(_read(answer, self._url).get("access_token") or "")
+                answer = client.get(f"{self.url}/auth/token")
+            token = str(_read(answer, self.url).get("access_token") or "")
         client.headers["Authorization"] = f"Bearer {token}"
         return client
 

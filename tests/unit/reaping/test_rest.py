@@ -11,12 +11,13 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from airflow_provider_panda.exceptions import AirflowUnreadableError
+from airflow_provider_panda.exceptions import AirflowUnreadableError, ConfigurationError
 from airflow_provider_panda.grid.names import task_name
 from airflow_provider_panda.grid.task import task_key
+from airflow_provider_panda.hooks import lookup
 from airflow_provider_panda.operators.earlier import Left
 from airflow_provider_panda.reaping.orphans import GridTask
-from airflow_provider_panda.reaping.rest import PAGE, RestWitness
+from airflow_provider_panda.reaping.rest import PAGE, RestWitness, rest_witness
 from airflow_provider_panda.triggers.looks import Place
 
 OURS = "abcd"
@@ -151,3 +152,29 @@ def test_no_answer_is_an_error_and_not_an_empty_airflow(api: Api) -> None:
     api.server.server_close()
     with pytest.raises(AirflowUnreadableError, match="does not answer"):
         api.witness().attempts([task("x")])
+
+
+@pytest.mark.parametrize(
+    ("fields", "url"),
+    [
+        ({"host": "http://airflow.example.org", "port": 8080}, "http://airflow.example.org:8080"),
+        ({"host": "airflow.example.org", "schema": "https"}, "https://airflow.example.org"),
+        ({"host": "https://airflow.example.org/base/"}, "https://airflow.example.org/base"),
+    ],
+)
+def test_the_connection_says_where_airflow_is(
+    monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], url: str
+) -> None:
+    from airflow.sdk import Connection
+
+    made = Connection(conn_id="airflow_api", conn_type="http", **fields)
+    monkeypatch.setattr(lookup, "look_up", lambda conn_id: made)
+    assert rest_witness("airflow_api", OURS).url == url
+
+
+def test_a_connection_without_a_host_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    from airflow.sdk import Connection
+
+    monkeypatch.setattr(lookup, "look_up", lambda conn_id: Connection(conn_id=conn_id, conn_type="http"))
+    with pytest.raises(ConfigurationError, match="field host"):
+        rest_witness("airflow_api", OURS)
