@@ -55,18 +55,19 @@ def fetch_reference(result: JobResult, *, result_store: str | None, timeout: flo
         raise ValueDecodeError("$", f"{url} is no JSON: {error}") from None
 
 
-def reference_is_gone(result: JobResult, *, result_store: str | None = None, timeout: float = 60.0) -> bool:
+def reference_is_gone(result: JobResult, *, result_store: str | None, timeout: float = 60.0) -> bool:
     """Whether a result is a reference to what the store says it does not have; nothing is fetched.
 
     A store that does not answer may have it.
 
-    :param result_store: base URL of the connection; a reference that leads elsewhere is never followed.
+    :param result_store: base URL of the connection; a reference that leads elsewhere is never followed, nor any
+        where there is none any more.
     :param timeout: seconds without an answer.
     """
     if result.encoding != "reference":
         return False
     url = result.payload.get("url") if isinstance(result.payload, Mapping) else None
-    if not isinstance(url, str) or (result_store is not None and not url.startswith(result_store.rstrip("/") + "/")):
+    if not isinstance(url, str) or result_store is None or not url.startswith(result_store.rstrip("/") + "/"):
         return True
     parts = urlsplit(url)
     if parts.scheme == "file":

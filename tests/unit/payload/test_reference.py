@@ -37,7 +37,7 @@ def test_what_the_store_says(script: Any, gone: bool) -> None:
 
 
 def test_a_store_that_cannot_be_reached_may_have_it() -> None:
-    assert not reference_is_gone(result({"url": "http://127.0.0.1:1/value"}))
+    assert not reference_is_gone(result({"url": "http://127.0.0.1:1/value"}), result_store="http://127.0.0.1:1")
 
 
 def test_files(tmp_path: Path) -> None:
@@ -49,7 +49,8 @@ def test_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize("payload", [None, {}, {"url": 3}, {"url": "ftp://store/x"}, {"url": "https://elsewhere/x"}])
 def test_what_leads_nowhere_is_gone(payload: Any) -> None:
     assert reference_is_gone(result(payload), result_store="ftp://store")
+    assert reference_is_gone(result({"url": "http://127.0.0.1:1/value"}), result_store=None)
 
 
 def test_a_value_that_came_along_is_there() -> None:
-    assert not reference_is_gone(result([1, 2], "json"))
+    assert not reference_is_gone(result([1, 2], "json"), result_store=None)
