@@ -201,7 +201,8 @@ class PandaFunctionOperator(BaseOperator):
 
     def _accepted_states(self) -> tuple[str, ...]:
         """Return the states of an ended task whose results another try may still take."""
-        return ("done", "finished") if self.on_job_error == "collect" else ("done",)
+        takes_some = self.on_job_error == "collect" or self.retry == "failed_jobs"
+        return ("done", "finished") if takes_some else ("done",)
 
     def _draft(
         self, call: Call, connection: PandaConnection, key: str, instance: str, context: Context, way: Way
