@@ -389,6 +389,11 @@ class PandaFunctionOperator(BaseOperator):
             if self.retry == "failed_jobs":
                 keeping.forget()
             return to_xcom(result if self.map_over else result[0])
+        if self.retry == "failed_jobs":
+            n_values = told.n_jobs - told.n_failures - told.n_missing
+            self.log.info(
+                "%s: %d of %d job(s) returned; a retry sends the others", came.task_key, n_values, told.n_jobs
+            )
         self._kill(came)
         raise error_of(told)
 

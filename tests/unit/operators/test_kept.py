@@ -201,7 +201,7 @@ def test_only_what_failed_is_sent_again_and_all_values_are_returned_in_their_ord
     assert NOTE_KEY not in instance.store
 
 
-def test_a_third_try_takes_values_of_both_before_it(instance: Instance) -> None:
+def test_a_third_try_takes_values_of_both_before_it(instance: Instance, capsys: pytest.CaptureFixture[str]) -> None:
     first, deferred = instance.executed()
     first.run(lambda n: n > 1)
     with pytest.raises(JobRaisedError):
@@ -211,6 +211,7 @@ def test_a_third_try_takes_values_of_both_before_it(instance: Instance) -> None:
     second.run(lambda n: n == 4, payload=lambda n: f"second {n}")
     with pytest.raises(JobRaisedError, match=r"job 4 failed with ValueError: 4 .* 1 of 6"):
         instance.completed(second.event(deferred))
+    assert "5 of 6 job(s) returned; a retry sends the others" in capsys.readouterr().out
     third, deferred = instance.executed()
     assert third.given == [4]
     third.run(never, payload=lambda n: "third")
