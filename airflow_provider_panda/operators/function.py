@@ -201,7 +201,8 @@ class PandaFunctionOperator(BaseOperator):
 
     def _accepted_states(self) -> tuple[str, ...]:
         """Return the states of an ended task whose results another try may still take."""
-        return ("done", "finished") if self.on_job_error == "collect" else ("done",)
+        takes_some = self.on_job_error == "collect" or self.retry == "failed_jobs"
+        return ("done", "finished") if takes_some else ("done",)
 
     def _draft(
         self, call: Call, connection: PandaConnection, key: str, instance: str, context: Context, way: Way
@@ -388,6 +389,11 @@ class PandaFunctionOperator(BaseOperator):
             if self.retry == "failed_jobs":
                 keeping.forget()
             return to_xcom(result if self.map_over else result[0])
+        if self.retry == "failed_jobs":
+            n_values = told.n_jobs - told.n_failures - told.n_missing
+            self.log.info(
+                "%s: %d of %d job(s) returned; a retry sends the others", came.task_key, n_values, told.n_jobs
+            )
         self._kill(came)
         raise error_of(told)
 

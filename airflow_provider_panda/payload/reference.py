@@ -41,8 +41,7 @@ def fetch_reference(result: JobResult, *, result_store: str | None, timeout: flo
         raise ValueDecodeError("$", "the reference to the result store is malformed or too large")
     if result_store is None:
         raise ValueDecodeError("$", f"it is at {url:.200}, and the PanDA connection has no result store any more")
-    base = result_store.rstrip("/") + "/"
-    if not url.startswith(base) or not _NAME.fullmatch(url, len(base)):
+    if not _is_in(result_store, url):
         raise ValueDecodeError("$", f"the reference {url:.200} leads outside of the result store {result_store}")
     content = _read(url, size, timeout)
     if len(content) != size or hashlib.sha256(content).hexdigest() != digest:
@@ -55,18 +54,19 @@ def fetch_reference(result: JobResult, *, result_store: str | None, timeout: flo
         raise ValueDecodeError("$", f"{url} is no JSON: {error}") from None
 
 
-def reference_is_gone(result: JobResult, *, result_store: str | None = None, timeout: float = 60.0) -> bool:
+def reference_is_gone(result: JobResult, *, result_store: str | None, timeout: float = 60.0) -> bool:
     """Whether a result is a reference to what the store says it does not have; nothing is fetched.
 
     A store that does not answer may have it.
 
-    :param result_store: base URL of the connection; a reference that leads elsewhere is never followed.
+    :param result_store: base URL of the connection; a reference that leads elsewhere is never followed, nor any
+        where there is none any more.
     :param timeout: seconds without an answer.
     """
     if result.encoding != "reference":
         return False
     url = result.payload.get("url") if isinstance(result.payload, Mapping) else None
-    if not isinstance(url, str) or (result_store is not None and not url.startswith(result_store.rstrip("/") + "/")):
+    if not isinstance(url, str) or result_store is None or not _is_in(result_store, url):
         return True
     parts = urlsplit(url)
     if parts.scheme == "file":
@@ -80,6 +80,11 @@ def reference_is_gone(result: JobResult, *, result_store: str | None = None, tim
         return error.code in (404, 410)
     except (OSError, HTTPException):
         return False
+
+
+def _is_in(result_store: str, url: str) -> bool:
+    base = result_store.rstrip("/") + "/"
+    return url.startswith(base) and _NAME.fullmatch(url, len(base)) is not None
 
 
 def _read(url: str, size: int, timeout: float) -> bytes:

@@ -50,7 +50,7 @@ class Task:
             assert member is not None
             self.given = [json.loads(line)["n"] for line in member]
         self.records: list[JobRecord] = []
-        self.tally: Tally
+        self.status = "running"
 
     def run(
         self, fails: Callable[[int], bool], *, payload: Callable[[int], Any] = lambda n: 2 * n, **policy: Any
@@ -119,10 +119,12 @@ class Grid:
         self.killed.append(task_id)
         return KillOutcome.REGISTERED
 
+    def sole(self, name: str, *, processing_type: str | None = None) -> Any:
+        return self.find(name)
+
     def find(self, name: str) -> Any:
-        return next(
-            (SimpleNamespace(task_id=each.task_id) for each in self.tasks.values() if each.spec.name == name), None
-        )
+        found = [each for each in self.tasks.values() if each.spec.name == name]
+        return SimpleNamespace(task_id=found[0].task_id, status=found[0].status) if found else None
 
 
 class Instance:
@@ -199,7 +201,7 @@ def test_only_what_failed_is_sent_again_and_all_values_are_returned_in_their_ord
     assert NOTE_KEY not in instance.store
 
 
-def test_a_third_try_takes_values_of_both_before_it(instance: Instance) -> None:
+def test_a_third_try_takes_values_of_both_before_it(instance: Instance, capsys: pytest.CaptureFixture[str]) -> None:
     first, deferred = instance.executed()
     first.run(lambda n: n > 1)
     with pytest.raises(JobRaisedError):
@@ -209,6 +211,7 @@ def test_a_third_try_takes_values_of_both_before_it(instance: Instance) -> None:
     second.run(lambda n: n == 4, payload=lambda n: f"second {n}")
     with pytest.raises(JobRaisedError, match=r"job 4 failed with ValueError: 4 .* 1 of 6"):
         instance.completed(second.event(deferred))
+    assert "5 of 6 job(s) returned; a retry sends the others" in capsys.readouterr().out
     third, deferred = instance.executed()
     assert third.given == [4]
     third.run(never, payload=lambda n: "third")
@@ -383,6 +386,34 @@ def test_a_try_that_left_before_its_task_was_noted_is_still_named_right(
     with pytest.raises(MissingResultsError) as lost:
         instance.completed(second.event(deferred))
     assert lost.value.jobs == (2, 4), "never a value at another job's place"
+
+
+@pytest.mark.parametrize("status", ["running", "finished"])
+def test_a_task_that_nobody_waited_for_is_taken_up_with_its_jobs(
+    instance: Instance, monkeypatch: pytest.MonkeyPatch, status: str
+) -> None:
+    """The worker of the second try died right after its submission: the third goes on with what that one sent."""
+    first, deferred = instance.executed()
+    first.run(odd)
+    with pytest.raises(JobRaisedError):
+        instance.completed(first.event(deferred))
+    with monkeypatch.context() as patch:
+        patch.setattr(kept.Keeping, "leave", lambda *_: exit(1))
+        with pytest.raises(SystemExit):
+            instance.executed()
+    second = instance.grid.tasks[max(instance.grid.tasks)]
+    second.run(lambda n: n == 5, payload=lambda n: f"second {n}")
+    second.status = status
+    same, deferred = instance.executed()
+    assert same is second
+    assert deferred.trigger.awaited.task_key == second.spec.key
+    assert second.task_id not in instance.grid.killed
+    with pytest.raises(JobRaisedError, match="job 5 failed"):
+        instance.completed(second.event(deferred))
+    last, deferred = instance.executed()
+    assert last.given == [5]
+    last.run(never)
+    assert instance.completed(last.event(deferred)) == [0, "second 1", 4, "second 3", 8, 10]
 
 
 def test_which_jobs_are_kept_may_be_too_much_to_note(

@@ -37,19 +37,28 @@ def test_what_the_store_says(script: Any, gone: bool) -> None:
 
 
 def test_a_store_that_cannot_be_reached_may_have_it() -> None:
-    assert not reference_is_gone(result({"url": "http://127.0.0.1:1/value"}))
+    assert not reference_is_gone(result({"url": "http://127.0.0.1:1/value"}), result_store="http://127.0.0.1:1")
 
 
 def test_files(tmp_path: Path) -> None:
-    (tmp_path / "a value").write_text("1")
-    assert not reference_is_gone(result({"url": (tmp_path / "a value").as_uri()}), result_store=tmp_path.as_uri())
+    (tmp_path / "value").write_text("1")
+    assert not reference_is_gone(result({"url": (tmp_path / "value").as_uri()}), result_store=tmp_path.as_uri())
     assert reference_is_gone(result({"url": (tmp_path / "other").as_uri()}), result_store=tmp_path.as_uri())
 
 
 @pytest.mark.parametrize("payload", [None, {}, {"url": 3}, {"url": "ftp://store/x"}, {"url": "https://elsewhere/x"}])
 def test_what_leads_nowhere_is_gone(payload: Any) -> None:
     assert reference_is_gone(result(payload), result_store="ftp://store")
+    assert reference_is_gone(result({"url": "http://127.0.0.1:1/value"}), result_store=None)
+
+
+def test_what_leads_out_of_the_store_is_not_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "value").write_text("1")
+    (tmp_path / "store").mkdir()
+    assert reference_is_gone(
+        result({"url": f"{tmp_path.as_uri()}/store/../value"}), result_store=(tmp_path / "store").as_uri()
+    )
 
 
 def test_a_value_that_came_along_is_there() -> None:
-    assert not reference_is_gone(result([1, 2], "json"))
+    assert not reference_is_gone(result([1, 2], "json"), result_store=None)
