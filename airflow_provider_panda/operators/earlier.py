@@ -16,6 +16,8 @@ from dataclasses import asdict, dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from airflow.providers.common.compat.sdk import AirflowException
+
 from airflow_provider_panda.operators.way import Submission
 
 if TYPE_CHECKING:
@@ -228,15 +230,33 @@ def keys_in(stored: Any) -> list[str]:
 
 
 def write(context: Context, left: Left) -> None:
-    """Leave it to later tries."""
+    """Leave it to later tries.
+
+    :raises AirflowException: nothing has been submitted yet, and Airflow has given this try up.
+    """
     store = context.get("task_state_store")
     if store is None:
         return
     try:
         store.set(STORE_KEY, replace(left, at=round(time.time(), 3)).to_json())
     except Exception as error:
+        if left.stage is Stage.SUBMITTING and _is_given_up(error):
+            raise AirflowException(f"{left.key}: Airflow has given this try up, so nothing is submitted") from error
         # Without the note all goes well unless this worker dies as well: no reason to fail.
         log.warning(
             "%s: could not write to the task state store: %s. A later try may not find what this one submits",
             left.key, error,
         )  # fmt: skip
+
+
+def _is_given_up(error: Exception) -> bool:
+    """Tell whether Airflow knows this try no more: a scheduler that took its worker for lost has made a new one of it.
+
+    Its id is then another one, and its API answers 404 with a reason (airflow-sdk 1.3.2, ``ErrorResponse``).
+    """
+    detail = getattr(getattr(error, "error", None), "detail", None)
+    if not isinstance(detail, Mapping) or detail.get("status_code") != 404:
+        return False
+    told = detail.get("detail")
+    reason = told.get("detail") if isinstance(told, Mapping) else None
+    return isinstance(reason, Mapping) and reason.get("reason") == "not_found"

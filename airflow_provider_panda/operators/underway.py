@@ -78,6 +78,10 @@ class Underway:
             self._kill_now(self._submission)
         raise AirflowException(f"{self._key}: Airflow ended this worker during the submission")
 
+    def give_up(self) -> None:
+        """Say that Airflow ended this worker before there was anything to end."""
+        self._ended = True
+
     def end(self) -> None:
         """Kill what was submitted; from ``on_kill``."""
         self._ended = True

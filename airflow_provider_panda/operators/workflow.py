@@ -76,6 +76,7 @@ class IddsWorkflowOperator(BaseOperator):
         if isinstance(workflow, Mapping):
             read_workflow(workflow)
         self._underway: Underway | None = None
+        self._airflow_ended = False
 
     def execute(self, context: Context) -> Any:
         """Submit and defer."""
@@ -95,6 +96,8 @@ class IddsWorkflowOperator(BaseOperator):
             raise AirflowFailException(str(error)) from error
         key = begun.note.key
         underway = self._underway = submission.watched(context, begun.note, self._reach(hook))
+        if self._airflow_ended:
+            underway.give_up()
         underway.sending()
         request_id = begun.known.request_id if begun.known is not None else None
         if request_id is None:
@@ -164,6 +167,7 @@ class IddsWorkflowOperator(BaseOperator):
 
     def on_kill(self) -> None:
         """End the request if this worker is ended between submission and deferral."""
+        self._airflow_ended = True
         if self._underway is not None:
             self._underway.end()
 

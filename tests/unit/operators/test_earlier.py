@@ -9,6 +9,9 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from airflow.providers.common.compat.sdk import AirflowException
+from airflow.sdk.exceptions import AirflowRuntimeError, ErrorType
+from airflow.sdk.execution_time.comms import ErrorResponse
 
 from airflow_provider_panda import configuration
 from airflow_provider_panda.exceptions import ConfigurationError
@@ -131,6 +134,41 @@ def test_a_store_that_refuses_fails_no_submission(caplog: pytest.LogCaptureFixtu
 
     earlier.write({"task_state_store": Refusing()}, LEFT)  # type: ignore[typeddict-item]
     assert f"{KEY}: could not write to the task state store: no rights" in caplog.text
+
+
+class Gone(Store):
+    """What Airflow answers about a try that it has given up."""
+
+    def set(self, name: str, value: Any) -> None:
+        reason = {"reason": "not_found", "message": "Task instance 01a2 not found"}
+        detail = {"status_code": 404, "message": "Server returned error", "detail": {"detail": reason}}
+        raise AirflowRuntimeError(ErrorResponse(error=ErrorType.API_SERVER_ERROR, detail=detail))
+
+
+def test_a_try_that_airflow_has_given_up_submits_nothing() -> None:
+    context: Any = {"task_state_store": Gone()}
+    with pytest.raises(AirflowException, match=f"{KEY}: Airflow has given this try up"):
+        earlier.write(context, LEFT)
+
+
+@pytest.mark.parametrize("stage", [Stage.DEFERRING, Stage.ENDED])
+def test_what_it_has_submitted_is_the_next_trys(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    context: Any = {"task_state_store": Gone()}
+    earlier.write(context, replace(LEFT, stage=stage))  # the note before the submission is there
+    assert "could not write to the task state store" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "detail",
+    [None, {}, {"status_code": 404, "message": "no such route"}, {"status_code": 503, "detail": {"detail": "busy"}}],
+)
+def test_another_refusal_of_airflow_fails_no_submission(detail: Any, caplog: pytest.LogCaptureFixture) -> None:
+    class Refusing(Store):
+        def set(self, name: str, value: Any) -> None:
+            raise AirflowRuntimeError(ErrorResponse(error=ErrorType.API_SERVER_ERROR, detail=detail))
+
+    earlier.write({"task_state_store": Refusing()}, LEFT)  # type: ignore[typeddict-item]
+    assert "could not write to the task state store" in caplog.text
 
 
 def test_ids() -> None:

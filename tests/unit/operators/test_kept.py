@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from airflow.providers.common.compat.sdk import TaskDeferred
+from airflow.providers.common.compat.sdk import AirflowException, TaskDeferred
 
 from airflow_provider_panda.exceptions import (
     DeadlineExceededError,
@@ -541,3 +541,11 @@ def test_a_plain_retry_neither_reads_nor_leaves_a_note(grid: Grid) -> None:
     second, _ = instance.executed()
     assert second.given == [0, 1, 2, 3, 4, 5]
     assert NOTE_KEY not in instance.store
+
+
+def test_a_function_that_is_ended_before_it_has_anything_to_end_submits_nothing(instance: Instance, grid: Grid) -> None:
+    made = instance.operator()
+    made.on_kill()
+    with pytest.raises(AirflowException, match="Airflow ended this worker"):
+        made.execute({"ti": instance.ti, "task_state_store": instance.store})
+    assert (grid.cache, grid.tasks) == ({}, {})

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from airflow.providers.common.compat.sdk import AirflowFailException
+from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException
 from airflow.sdk import DAG
 
 from airflow_provider_panda.exceptions import ConfigurationError, DeadlineExceededError, GridTaskFailedError
@@ -101,6 +101,15 @@ def test_a_command_is_submitted_under_its_key_and_waited_for(scene: Scene) -> No
     assert trigger["processing_type"] == KIND
     assert trigger["deadline"] is None
     assert trigger["not_before"] > 0
+
+
+def test_ended_before_it_has_anything_to_end_it_submits_nothing(scene: Scene) -> None:
+    made = operator(command="make")
+    made.on_kill()
+    with pytest.raises(AirflowException, match="Airflow ended this worker"):
+        made.execute(scene.context)
+    assert not scene.calls(SUBMIT)
+    assert scene.left().stage is Stage.ENDED
 
 
 def test_executed_twice_a_try_submits_once(scene: Scene) -> None:
