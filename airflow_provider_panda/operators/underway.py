@@ -34,6 +34,7 @@ class Underway:
     :param find: returns what is submitted, if the grid lists it.
     :param kill: kills it.
     :param tell: leaves word that it was ended, where calls of Airflow's are allowed.
+    :param ended: whether Airflow had ended this worker before this was here to be told.
     :param patience: seconds that :meth:`end` takes at most.
     """
 
@@ -44,9 +45,11 @@ class Underway:
         find: Callable[[], Submission | None],
         kill: Callable[[Submission], object],
         tell: Callable[[Submission | None], None],
+        ended: Callable[[], bool] = lambda: False,
         patience: float = PATIENCE,
     ) -> None:
         self._key, self._find, self._kill, self._tell, self._patience = key, find, kill, tell, patience
+        self._ended_before = ended
         self._sent = self._ended = self._killed = False
         self._submission: Submission | None = None
 
@@ -71,7 +74,7 @@ class Underway:
 
         :raises AirflowException: Airflow has ended it; what was submitted is killed.
         """
-        if not self._ended:
+        if not (self._ended or self._ended_before()):
             return
         self._tell(self._submission)
         if self._submission is not None and not self._killed:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from airflow.providers.common.compat.sdk import AirflowFailException
+from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException
 from airflow.sdk import DAG
 
 from airflow_provider_panda.exceptions import ConfigurationError, DeadlineExceededError, GridTaskFailedError
@@ -196,6 +196,23 @@ def test_another_one_or_one_that_is_over_is_killed_by_its_name(
     assert [seen.json["task_id"] for seen in scene.calls(KILL)] == [7]
     assert [seen.json["task_parameters"]["taskName"] for seen in scene.calls(SUBMIT)][1] != old
     assert again.left().key == again.ti.xcoms["panda_task_key"] != scene.ti.xcoms["panda_task_key"]
+
+
+def test_ended_while_an_earlier_task_is_killed_it_submits_nothing(scene: Scene) -> None:
+    """Airflow calls ``on_kill`` in a signal handler and goes on with ``execute``."""
+    scene.deferred(operator(command="make"))
+    again = next_try(scene)
+    ended = operator(command="make")
+
+    def kill(handler: Any, seen: Any) -> None:
+        ended.on_kill()
+        envelope(0)(handler, seen)
+
+    scene.panda.on(KILL, kill)
+    with pytest.raises(AirflowException, match="Airflow ended this worker"):
+        ended.execute(again.context)
+    assert len(scene.calls(SUBMIT)) == 1
+    assert again.left().stage is Stage.ENDED
 
 
 def test_a_map_is_completed_and_otherwise_kept(scene: Scene) -> None:
