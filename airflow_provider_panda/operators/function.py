@@ -149,7 +149,7 @@ class PandaFunctionOperator(BaseOperator):
         check_context_free(python_callable, given=self._given_names())
         check_function(python_callable, serializer=self.serializer, map_over=self.map_over, include=self.include)
         self._underway: Underway | None = None
-        self._ended = False
+        self._airflow_ended = False
 
     def _given_names(self) -> frozenset[str]:
         """Names of the function's arguments that the DAG file passes."""
@@ -217,7 +217,9 @@ class PandaFunctionOperator(BaseOperator):
         """Upload and submit what is not there yet; from here on :meth:`on_kill` has something to kill."""
         archive, spec = begun.content.archive, begun.content.spec
         reach = submission.reach_of_tasks(hook, context, ())
-        underway = self._underway = submission.watched(context, begun.note, reach, ended=lambda: self._ended)
+        underway = self._underway = submission.watched(context, begun.note, reach)
+        if self._airflow_ended:
+            underway.give_up()
         if begun.known is None:
             underway.go_on()
             hook.grid().upload(archive.name, archive.content)
@@ -323,7 +325,7 @@ class PandaFunctionOperator(BaseOperator):
 
     def on_kill(self) -> None:
         """Kill the grid task if this worker is ended between submission and deferral."""
-        self._ended = True
+        self._airflow_ended = True
         if self._underway is not None:
             self._underway.end()
 

@@ -179,29 +179,20 @@ def deferring(context: Context, note: Left, submission: Submission) -> None:
     earlier.write(context, replace(note.with_ids(submission), stage=Stage.DEFERRING))
 
 
-def leave_ended(context: Context, note: Left, submission: Submission | None) -> None:
+def ended(context: Context, note: Left, submission: Submission | None) -> None:
     """Leave word that Airflow ended the worker, which kills what was submitted: no try is to wait for it."""
     told = note if submission is None else note.with_ids(submission)
     earlier.write(context, replace(told, stage=Stage.ENDED))
 
 
-def watched(context: Context, note: Left, reach: Reach, *, ended: Callable[[], bool]) -> Underway:
-    """Return what kills a submission if Airflow ends this worker before the deferral.
-
-    :param context: of the task instance.
-    :param note: what is about to be submitted.
-    :param reach: how it is reached.
-    :param ended: whether Airflow has ended the worker before there was anything to kill.
-    """
+def watched(context: Context, note: Left, reach: Reach) -> Underway:
+    """Return what kills a submission if Airflow ends this worker before the deferral."""
 
     def find() -> Submission | None:
         found = reach.find(note)
         return None if found is None else found.submission
 
-    def tell(known: Submission | None) -> None:
-        leave_ended(context, note, known)
-
-    return Underway(note.key, find=find, kill=reach.end, tell=tell, ended=ended)
+    return Underway(note.key, find=find, kill=reach.end, tell=lambda known: ended(context, note, known))
 
 
 def reach_of_tasks(hook: PandaHook, context: Context, accepted: tuple[str, ...]) -> Reach:

@@ -151,7 +151,7 @@ class PandaTaskOperator(BaseOperator):
         self.deadline = parameters.duration("deadline", deadline)
         self._check()
         self._underway: Underway | None = None
-        self._ended = False
+        self._airflow_ended = False
 
     def _check(self) -> None:
         """Refuse what can be told to be wrong before templates are rendered."""
@@ -244,7 +244,9 @@ class PandaTaskOperator(BaseOperator):
         """Upload and submit what is not there yet; from here on :meth:`on_kill` has something to kill."""
         key, grid = begun.note.key, hook.grid()
         reach = submission.reach_of_tasks(hook, context, ())
-        underway = self._underway = submission.watched(context, begun.note, reach, ended=lambda: self._ended)
+        underway = self._underway = submission.watched(context, begun.note, reach)
+        if self._airflow_ended:
+            underway.give_up()
         task_id = None if begun.known is None else begun.known.task_id
         if task_id is None and sandbox is not None:
             self.log.info("%s: packed %d file(s) as %s", key, len(sandbox.members), sandbox.name)
@@ -333,7 +335,7 @@ class PandaTaskOperator(BaseOperator):
 
     def on_kill(self) -> None:
         """Kill the grid task if this worker is ended between submission and deferral."""
-        self._ended = True
+        self._airflow_ended = True
         if self._underway is not None:
             self._underway.end()
 

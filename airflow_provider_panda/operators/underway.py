@@ -34,7 +34,6 @@ class Underway:
     :param find: returns what is submitted, if the grid lists it.
     :param kill: kills it.
     :param tell: leaves word that it was ended, where calls of Airflow's are allowed.
-    :param ended: whether Airflow had ended this worker before this was here to be told.
     :param patience: seconds that :meth:`end` takes at most.
     """
 
@@ -45,11 +44,9 @@ class Underway:
         find: Callable[[], Submission | None],
         kill: Callable[[Submission], object],
         tell: Callable[[Submission | None], None],
-        ended: Callable[[], bool] = lambda: False,
         patience: float = PATIENCE,
     ) -> None:
         self._key, self._find, self._kill, self._tell, self._patience = key, find, kill, tell, patience
-        self._ended_before = ended
         self._sent = self._ended = self._killed = False
         self._submission: Submission | None = None
 
@@ -74,12 +71,16 @@ class Underway:
 
         :raises AirflowException: Airflow has ended it; what was submitted is killed.
         """
-        if not (self._ended or self._ended_before()):
+        if not self._ended:
             return
         self._tell(self._submission)
         if self._submission is not None and not self._killed:
             self._kill_now(self._submission)
         raise AirflowException(f"{self._key}: Airflow ended this worker during the submission")
+
+    def give_up(self) -> None:
+        """Say that Airflow ended this worker before there was anything to end."""
+        self._ended = True
 
     def end(self) -> None:
         """Kill what was submitted; from ``on_kill``."""

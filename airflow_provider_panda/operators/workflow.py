@@ -76,7 +76,7 @@ class IddsWorkflowOperator(BaseOperator):
         if isinstance(workflow, Mapping):
             read_workflow(workflow)
         self._underway: Underway | None = None
-        self._ended = False
+        self._airflow_ended = False
 
     def execute(self, context: Context) -> Any:
         """Submit and defer."""
@@ -95,9 +95,9 @@ class IddsWorkflowOperator(BaseOperator):
             # The same try would end the same way: no retries.
             raise AirflowFailException(str(error)) from error
         key = begun.note.key
-        underway = self._underway = submission.watched(
-            context, begun.note, self._reach(hook), ended=lambda: self._ended
-        )
+        underway = self._underway = submission.watched(context, begun.note, self._reach(hook))
+        if self._airflow_ended:
+            underway.give_up()
         underway.sending()
         request_id = begun.known.request_id if begun.known is not None else None
         if request_id is None:
@@ -167,7 +167,7 @@ class IddsWorkflowOperator(BaseOperator):
 
     def on_kill(self) -> None:
         """End the request if this worker is ended between submission and deferral."""
-        self._ended = True
+        self._airflow_ended = True
         if self._underway is not None:
             self._underway.end()
 

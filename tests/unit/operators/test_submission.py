@@ -237,7 +237,7 @@ def test_a_panda_that_cannot_be_asked_leaves_all_as_it_was() -> None:
 def test_a_worker_that_was_ended_leaves_word() -> None:
     desk = Desk()
     begun = desk.begin()
-    submission.leave_ended(desk.context, begun.note, None)
+    submission.ended(desk.context, begun.note, None)
     assert desk.left.stage is Stage.ENDED
-    submission.leave_ended(desk.context, begun.note, Submission(task_name="n", task_id=7))
+    submission.ended(desk.context, begun.note, Submission(task_name="n", task_id=7))
     assert (desk.left.stage, desk.left.task_id) == (Stage.ENDED, 7)

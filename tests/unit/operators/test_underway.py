@@ -64,7 +64,8 @@ def test_ended_before_the_submission_it_submits_nothing(grid: Grid) -> None:
 
 
 def test_ended_before_there_was_anything_to_tell_it_submits_nothing(grid: Grid) -> None:
-    underway = grid.underway(ended=lambda: True)
+    underway = grid.underway()
+    underway.give_up()
     with pytest.raises(AirflowException):
         underway.sending()
     assert (grid.looks, grid.told) == (0, [None])
