@@ -179,13 +179,13 @@ async def test_killed_twice_it_is_still_one_task(tmp_path: Path, panda: PandaGri
 
 async def test_edited_the_old_task_is_killed_and_a_new_one_submitted(tmp_path: Path, panda: PandaGrid) -> None:
     never = str(tmp_path / "never")
-    works: dict[Kill, Work] = {}
-    for kill in (Kill(2, True), Kill(SUBMITTED.number, False), *every(EXCHANGES)[2 * SUBMITTED.number - 1 :]):
-        work = works[kill] = killed(tmp_path, kill, never)
-        assert work.ran() == DEFERRED, work.log()
-    assert await values(list(works.values())) == [42] * len(works)
-    settled(panda, list(works.values())[:2], only_one)
-    settled(panda, list(works.values())[2:], one_for_another)
+    kills = (Kill(2, True), Kill(SUBMITTED.number, False), *every(EXCHANGES)[2 * SUBMITTED.number - 1 :])
+    works = [killed(tmp_path, kill, never) for kill in kills]
+    workers = [work.start() for work in works]
+    assert [ended(worker) for worker in workers] == [DEFERRED] * len(works), [work.log() for work in works]
+    assert await values(works) == [42] * len(works)
+    settled(panda, works[:2], only_one)
+    settled(panda, works[2:], one_for_another)
 
 
 @pytest.mark.parametrize(

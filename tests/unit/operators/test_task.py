@@ -207,6 +207,23 @@ def test_another_one_or_one_that_is_over_is_killed_by_its_name(
     assert again.left().key == again.ti.xcoms["panda_task_key"] != scene.ti.xcoms["panda_task_key"]
 
 
+def test_ended_while_an_earlier_task_is_killed_it_submits_nothing(scene: Scene) -> None:
+    """Airflow calls ``on_kill`` in a signal handler and goes on with ``execute``."""
+    scene.deferred(operator(command="make"))
+    again = next_try(scene)
+    ended = operator(command="make")
+
+    def kill(handler: Any, seen: Any) -> None:
+        ended.on_kill()
+        envelope(0)(handler, seen)
+
+    scene.panda.on(KILL, kill)
+    with pytest.raises(AirflowException, match="Airflow ended this worker"):
+        ended.execute(again.context)
+    assert len(scene.calls(SUBMIT)) == 1
+    assert again.left().stage is Stage.ENDED
+
+
 def test_a_map_is_completed_and_otherwise_kept(scene: Scene) -> None:
     given = {
         **MAP,

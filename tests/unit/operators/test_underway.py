@@ -63,6 +63,14 @@ def test_ended_before_the_submission_it_submits_nothing(grid: Grid) -> None:
     assert (grid.looks, grid.killed, grid.told) == (0, [], [None])
 
 
+def test_ended_before_there_was_anything_to_tell_it_submits_nothing(grid: Grid) -> None:
+    underway = grid.underway()
+    underway.give_up()
+    with pytest.raises(AirflowException):
+        underway.sending()
+    assert (grid.looks, grid.told) == (0, [None])
+
+
 def test_ended_with_an_id_it_is_killed_once(grid: Grid) -> None:
     underway = grid.underway()
     underway.sending()
