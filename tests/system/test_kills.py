@@ -65,12 +65,6 @@ def kills(activemq: ActiveMQ, tmp_path_factory: pytest.TempPathFactory) -> Itera
         grid.stop()
 
 
-@pytest.fixture(scope="module")
-def waiting(kills: Stack) -> tuple[str, set[int]]:
-    """A run whose tasks wait, and its grid tasks; for tests in turn, since it takes a while to get there."""
-    return begun(kills, "shared")
-
-
 # --- what is looked at --------------------------------------------------------------------------------------
 
 
@@ -191,10 +185,9 @@ def end_by(process: Process, number: signal.Signals) -> None:
         each.kill()
 
 
-def test_triggerers_that_restart_stall_or_die_kill_nothing(kills: Stack, waiting: tuple[str, set[int]]) -> None:
-    """That they still wait is seen in the next test, where those that are left end well."""
+def test_triggerers_that_restart_stall_or_die_kill_nothing(kills: Stack) -> None:
     airflow = kills.airflow
-    run_id, tasks = waiting
+    run_id, tasks = begun(kills, "restarts")
     for number in (signal.SIGTERM, signal.SIGKILL):
         (before,) = triggerers_of(kills, run_id)
         end_by(airflow.processes["triggerer"], number)
@@ -225,7 +218,9 @@ def test_triggerers_that_restart_stall_or_die_kill_nothing(kills: Stack, waiting
     end_by(first, signal.SIGKILL)
     del airflow.processes["triggerer"]
     airflow.processes["triggerer"] = airflow.processes.pop("triggerer B")
-    assert_all_wait(kills, run_id, tasks, "the end of the first one")
+    (kills.folder / "go-restarts").touch()
+    assert airflow.wait_for_run(DAG, run_id, timeout=400) == "success"
+    assert set(grid_tasks(kills, run_id)) == tasks
 
 
 def log_of(stack: Stack, run_id: str, index: int) -> str:
@@ -283,8 +278,8 @@ def test_every_task_of_a_run_is_killed(kills: Stack, name: str) -> None:
     fail_run(kills, run_id, None)
 
 
-def test_marks_clears_and_deletions_kill_their_tasks_and_no_others(kills: Stack, waiting: tuple[str, set[int]]) -> None:
-    run_id, tasks = waiting
+def test_marks_clears_and_deletions_kill_their_tasks_and_no_others(kills: Stack) -> None:
+    run_id, tasks = begun(kills, "actions")
     of_index = {
         each["map_index"]: int(kills.airflow.xcom(DAG, run_id, TASK, "panda_task_id", each["map_index"]))
         for each in instances(kills, run_id)
@@ -304,15 +299,11 @@ def test_marks_clears_and_deletions_kill_their_tasks_and_no_others(kills: Stack,
 
     # The cleared ones are submitted anew, and so are deleted ones: the scheduler makes them again.
     wait_deferred(kills, run_id, COUNT - 2 * fifth)
-    assert len(set(grid_tasks(kills, run_id)) - gone) == COUNT - 2 * fifth
-    (kills.folder / "go-shared").touch()
-    kills.airflow.wait_for_run(DAG, run_id, timeout=400)
-    told = grid_tasks(kills, run_id)
-    assert {task_id for task_id in told if is_killed(told[task_id])} == gone
-    states = {each["map_index"]: each["state"] for each in instances(kills, run_id)}
-    assert states == {index: "failed" if index < fifth else "success" for index in range(COUNT)}
-    values = [kills.airflow.xcom(DAG, run_id, TASK, map_index=index) for index in range(2 * fifth, COUNT)]
-    assert values == list(range(2 * fifth, COUNT))
+    left = set(grid_tasks(kills, run_id)) - gone
+    assert len(left) == COUNT - 2 * fifth
+    since = time.monotonic()
+    fail_run(kills, run_id, None)
+    wait_for_kills(kills, run_id, left, "run failed", since)
 
 
 def test_a_deleted_dag_leaves_nothing_running(kills: Stack) -> None:
