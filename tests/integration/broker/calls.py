@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 from uuid import uuid4
 
 import pytest
@@ -23,6 +23,9 @@ from airflow_provider_panda.triggers.event import FunctionEvent, Outcome
 from airflow_provider_panda.triggers.function import PandaFunctionTrigger
 from demo.grid import Grid
 from tests.stack.activemq import ActiveMQ
+
+HEARTBEAT: Final = 4.0
+"""Seconds: tests that use the whole machine run meanwhile, and hold a process up for a second or two."""
 
 
 def when_told(path: str, value: str) -> str:
@@ -53,7 +56,7 @@ class Calls:
             "extra": {
                 "publisher_login": broker.publisher.name,
                 "publisher_password": broker.publisher.passcode,
-                "heartbeat": 1,
+                "heartbeat": HEARTBEAT,
             },
         }
         panda = {
