@@ -144,6 +144,7 @@ def installed(folder: Path, workload: Workload, *, triggerers: int = 1) -> Itera
             broker = ActiveMQ(on_start=guard.watch)
             ends.callback(broker.close)
             broker.start()
+            guard.own(broker.log_file.parent)
             grid = Grid(
                 folder / "grid", ["--no-broker", "--slots", str(SLOTS), *GRID_ARGUMENTS], env=dict(bytecode.KEPT)
             )
