@@ -77,9 +77,9 @@ class Grid:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def absences(request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[str] | None]:
-    """A pytest that runs absences.py, begun ahead of the test that waits for its end, if that is to be run."""
-    wanted = any(item.path.name == "test_absences.py" for item in request.session.items)
+def unavailable(request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[str] | None]:
+    """A pytest that runs unavailable.py, begun ahead of the one test that waits for its end, if that is to be run."""
+    wanted = any(item.path.name == "test_unavailable.py" for item in request.session.items)
     if not wanted or missing() is not None:
         yield None
         return
@@ -90,7 +90,7 @@ def absences(request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[str] |
         "-q",
         "-p",
         "no:cacheprovider",
-        str(Path(__file__).with_name("absences.py")),
+        str(Path(__file__).with_name("unavailable.py")),
     ]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True, cwd=ROOT

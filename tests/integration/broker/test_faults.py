@@ -1,6 +1,6 @@
 """Brokers in trouble: the hub listens again by itself, and memory stays bounded. Real ActiveMQ throughout.
 
-That no value is lost that PanDA has is in test_absences.py.
+That no value is lost that PanDA has is in test_unavailable.py.
 """
 
 from __future__ import annotations

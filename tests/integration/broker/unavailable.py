@@ -1,6 +1,6 @@
 """Brokers that are away, silent or full while real triggers wait for functions on the embedded grid.
 
-Two minutes of waiting, so test_absences.py has a pytest of its own run this beside the other tests of brokers.
+Two minutes of waiting, so test_unavailable.py has a pytest of its own run this beside the other tests of brokers.
 """
 
 from __future__ import annotations
