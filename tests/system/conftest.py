@@ -27,8 +27,8 @@ class Stack:
     grid: Grid
     broker: ActiveMQ
     folder: Path
-    statsd: Statsd
-    """Gets Airflow's metrics, where the package statsd is installed (apache-airflow[statsd])."""
+    statsd: Statsd | None = None
+    """Gets Airflow's metrics, where there is one and the package statsd is installed (apache-airflow[statsd])."""
 
 
 @pytest.fixture(scope="session")
