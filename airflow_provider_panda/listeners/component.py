@@ -21,6 +21,7 @@ MODULES: Final = (
     "airflow_provider_panda.decorators",
     "airflow_provider_panda.grid.panda",
     "airflow_provider_panda.operators.homecoming",
+    "airflow_provider_panda.operators.kept",
     "airflow_provider_panda.triggers.function",
     "anyio._backends._asyncio",  # what httpx has its sockets from
 )
