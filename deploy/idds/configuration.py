@@ -160,6 +160,9 @@ def idds_sections(conf: Configuration) -> Sections:
         "eventbus": {"backend": "default"},
         "clerk": {
             **scans,
+            # It reads no command (close, abort) while all its workers look at open requests, and the work of a killed
+            # PanDA task keeps its request open: with 4 workers, 20 such requests delay a closing for ever.
+            "max_number_workers": 16,
             "throttle_poll_period": 5,
             "new_command_poll_period": 1,
             "update_command_poll_period": 5,

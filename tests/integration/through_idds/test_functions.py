@@ -74,9 +74,11 @@ async def closed_and_ended(call: Call) -> Any:
     """End the run of a call as the listener does, and return its request once iDDS ended it."""
     closer = closing.Closer(lambda *_: [call.conn_id], closing.close, first_pause=0.5)
     closer.hand_over(call.ti.dag_id, call.ti.run_id, call.generation)
-    assert await asyncio.to_thread(closer.drain, 120)
-    while not (status := await asyncio.to_thread(call.request)).ended:
+    assert await asyncio.to_thread(closer.drain, 120), await asyncio.to_thread(call.request)
+    until = time.monotonic() + 90
+    while not (status := await asyncio.to_thread(call.request)).ended and time.monotonic() < until:
         await asyncio.sleep(0.3)
+    assert status.ended, f"iDDS was asked to close it 90 s ago: {status}"
     return status
 
 
