@@ -5,7 +5,6 @@ from __future__ import annotations
 from airflow_provider_panda.broker.endpoint import BrokerEndpoint
 from airflow_provider_panda.hooks.panda import PandaConnection
 from airflow_provider_panda.hooks.stomp import StompHook
-from airflow_provider_panda.payload import envelope
 from airflow_provider_panda.payload.delivery import broker_settings, user_secret
 from airflow_provider_panda.payload.package import Delivery
 
@@ -19,7 +18,7 @@ def archive_delivery(connection: PandaConnection, task_key: str) -> Delivery:
     """Return what an archive carries for one task (``signing = archive``): a key that is good for that task only."""
     broker = _broker(connection)
     return Delivery(
-        signing_key=envelope.derive_key(connection.signing_secret, task_key),
+        signing_key=connection.signing_key(task_key),
         broker=None if broker is None else broker_settings(broker),
     )
 

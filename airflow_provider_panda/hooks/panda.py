@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
@@ -15,6 +16,7 @@ from airflow_provider_panda.grid.endpoint import TOKEN_KINDS, AuthKind, PandaEnd
 from airflow_provider_panda.grid.idds.endpoint import IddsEndpoint
 from airflow_provider_panda.grid.parameters import TRANSFORM_URL, GridDefaults
 from airflow_provider_panda.hooks.lookup import alook_up, amask, extras_of, look_up, mask
+from airflow_provider_panda.payload.envelope import derive_key
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Connection
@@ -84,6 +86,20 @@ class PandaConnection:
                 f"Run `airflow panda setup {self.conn_id}`",
             )
         return self.instance_secret
+
+    def signing_key(self, task_key: str) -> bytes:
+        """Return the key that signs the results of one task.
+
+        :raises ConfigurationError: the instance secret is empty.
+        """
+        return derive_key(self.signing_secret, task_key)
+
+    def key_mark(self, task_key: str) -> str:
+        """Return what tells whether two connections sign a task's results with the same key, and tells nothing else.
+
+        :raises ConfigurationError: the instance secret is empty.
+        """
+        return hashlib.sha256(b"mark of " + self.signing_key(task_key)).hexdigest()[:12]
 
     @property
     def idds(self) -> IddsEndpoint:

@@ -198,7 +198,7 @@ class PandaFunctionOperator(BaseOperator):
         submission.deferring(context, begun.note, submitted)
         self.log.info("%s: submitted as %s (%s); waiting without a worker", spec.key, submitted, submitted.task_name)
         self._stop_watching()
-        return self._defer(spec, submitted, rest, carried)
+        return self._defer(spec, submitted, rest, carried, connection.key_mark(spec.key))
 
     def _accepted_states(self) -> tuple[str, ...]:
         """Return the states of an ended task whose results another try may still take."""
@@ -314,7 +314,14 @@ class PandaFunctionOperator(BaseOperator):
             processing_type=processing_type(instance),
         )
 
-    def _defer(self, spec: TaskSpec, submitted: Submission, rest: Rest | None = None, carried: str = "") -> NoReturn:
+    def _defer(
+        self,
+        spec: TaskSpec,
+        submitted: Submission,
+        rest: Rest | None = None,
+        carried: str = "",
+        key_mark: str | None = None,
+    ) -> NoReturn:
         from airflow_provider_panda.triggers.function import PandaFunctionTrigger  # with the hub, and only here
 
         limit = self.deadline if self.deadline is not None else self.execution_timeout
@@ -337,6 +344,7 @@ class PandaFunctionOperator(BaseOperator):
                 not_before=time.time() + configuration.settle_time(),
                 returns=None if left else ("list" if self.map_over else "value"),
                 carried=carried,
+                key_mark=key_mark,
             ),
             method_name="execute_complete",
         )

@@ -255,7 +255,7 @@ def error_of(came: FunctionEvent) -> GridTaskError:
     if came.status in ("done", "finished"):
         return MissingResultsError(
             f"{where}: PanDA says {came.status!r}, but no value came home from {came.n_missing} of "
-            f"{came.n_jobs} job(s): {_some(came)}. See the jobs' logs on the PanDA monitor",
+            f"{came.n_jobs} job(s): {_some(came)}{told}. See the jobs' logs on the PanDA monitor",
             task_key=key,
             task_id=task_id,
             jobs=came.missing,

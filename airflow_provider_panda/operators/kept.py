@@ -14,7 +14,6 @@ from airflow_provider_panda.exceptions import MissingResultsError, TaskNotFoundE
 from airflow_provider_panda.operators import missing
 from airflow_provider_panda.operators.homecoming import Reader, bring_home
 from airflow_provider_panda.operators.missing import NOTE_LIMIT, Note, Rest, Sent
-from airflow_provider_panda.payload import envelope
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -178,7 +177,7 @@ class Keeping:
     def _reader(self, sent: Sent) -> Reader:
         return Reader(
             task_key=sent.task_key,
-            signing_key=envelope.derive_key(self._connection.signing_secret, sent.task_key),
+            signing_key=self._connection.signing_key(sent.task_key),
             allow_pickle=self._allow_pickle,
             result_store=self._connection.result_store,
             jobs=sent.jobs,

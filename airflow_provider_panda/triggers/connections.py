@@ -103,6 +103,29 @@ async def shared_connection(conn_id: str, *, look_up: _LookUp = PandaHook.aget) 
         return await _looked_up(shelf, conn_id, look_up)
 
 
+async def connection_that_fits(
+    conn_id: str, fits: Callable[[PandaConnection], bool], *, look_up: _LookUp = PandaHook.aget
+) -> SharedConnection:
+    """Return a PanDA connection, looked up once more if the one that is known does not fit.
+
+    So whatever was submitted with an edited connection is waited for with that one, after :data:`REREAD_AFTER` seconds
+    at most. The last one found may not fit either.
+
+    :raises ConfigurationError: a field is wrong.
+    """
+    shared = await shared_connection(conn_id, look_up=look_up)
+    if fits(shared.panda):
+        return shared
+    shelf = _shelf()
+    since = shelf.connections[conn_id][0]
+    await asyncio.sleep(since + REREAD_AFTER - time.monotonic())  # it may have been edited after it was looked up
+    async with shelf.lock:
+        looked_up, shared = shelf.connections[conn_id]
+        if looked_up > since:  # by somebody else, meanwhile
+            return shared
+        return await _looked_up(shelf, conn_id, look_up)
+
+
 async def _looked_up(shelf: _Shelf, conn_id: str, look_up: _LookUp) -> SharedConnection:
     """Look a connection up, and keep the client of the one before if it is of the same owner on the same server."""
     known = shelf.connections.get(conn_id)

@@ -11,7 +11,7 @@ from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
 from airflow_provider_panda.exceptions import TaskNotFoundError
 from airflow_provider_panda.grid.idds.runs import task_of
 from airflow_provider_panda.grid.outcome import CallPolicy
-from airflow_provider_panda.triggers.connections import shared_connection
+from airflow_provider_panda.triggers.connections import connection_that_fits, shared_connection
 from airflow_provider_panda.triggers.ending import Returns, leave_return_value, plain_values
 from airflow_provider_panda.triggers.event import FunctionEvent
 from airflow_provider_panda.triggers.firing import settled, turn_to_fire
@@ -35,6 +35,8 @@ class PandaFunctionTrigger(BaseTrigger):
     :param transform_id: iDDS transform, likewise.
     :param returns: what the task's value is, where this trigger may end the task without a worker; None: it may not.
     :param carried: what the operator wants back with the event.
+    :param key_mark: mark of the key that signs the results (:meth:`PandaConnection.key_mark`), or None if that is not
+        known.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class PandaFunctionTrigger(BaseTrigger):
         transform_id: int | None = None,
         returns: Returns | None = None,
         carried: str = "",
+        key_mark: str | None = None,
         **_newer: Any,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -68,6 +71,7 @@ class PandaFunctionTrigger(BaseTrigger):
             request_id=request_id,
             transform_id=transform_id,
             carried=carried,
+            key_mark=key_mark,
         )
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
@@ -84,7 +88,7 @@ class PandaFunctionTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, and fire once."""
-        shared = await shared_connection(self.panda_conn_id)
+        shared = await connection_that_fits(self.panda_conn_id, self.awaited.is_signed_by)
         wait = Wait(
             self.awaited,
             shared,

@@ -27,7 +27,7 @@ from airflow_provider_panda.grid.panda import JOBS_AT_ONCE, batches
 from airflow_provider_panda.grid.reports import verified_messages, verified_results
 from airflow_provider_panda.grid.stillness import Stillness
 from airflow_provider_panda.grid.task import JobRecord, Phase, TaskStatus
-from airflow_provider_panda.payload import envelope
+from airflow_provider_panda.hooks.panda import PandaConnection
 from airflow_provider_panda.payload.result import JobResult
 from airflow_provider_panda.triggers.connections import SharedConnection, request_board, status_board
 from airflow_provider_panda.triggers.event import FunctionEvent, Outcome, filled
@@ -71,6 +71,7 @@ class Awaited:
     :param request_id: iDDS request, where the task went through iDDS.
     :param transform_id: iDDS transform, likewise.
     :param carried: what the operator wants back with the event.
+    :param key_mark: mark of the key that signs the results, or None if that is not known.
     """
 
     task_key: str
@@ -82,6 +83,11 @@ class Awaited:
     request_id: int | None = None
     transform_id: int | None = None
     carried: str = ""
+    key_mark: str | None = None
+
+    def is_signed_by(self, panda: PandaConnection) -> bool:
+        """Whether a connection's instance secret is the one that signs the results, as far as is known."""
+        return self.key_mark is None or panda.key_mark(self.task_key) == self.key_mark
 
 
 class Wait:
@@ -106,7 +112,8 @@ class Wait:
         self.task_id = awaited.task_id
         self.log = log
         self.shared = shared
-        self.signing_key = envelope.derive_key(shared.panda.signing_secret, self.key)
+        self.signing_key = shared.panda.signing_key(self.key)
+        self.verifiable = awaited.is_signed_by(shared.panda)
         self.tally = Tally(awaited.policy)
         self.status: TaskStatus | None = None
         self.never_submitted: str | None = None
@@ -126,6 +133,8 @@ class Wait:
 
     async def until_over(self) -> FunctionEvent:
         """Wait until there is something to tell, at most until the deadline."""
+        if not self.verifiable:
+            self.log.error("%s: %s", self.key, self._other_secret())
         async with contextlib.AsyncExitStack() as stack:
             stack.enter_context(waiting_with(self.shared))
             if self.shared.broker is not None:
@@ -363,12 +372,21 @@ class Wait:
 
     # --- what is told -------------------------------------------------------------------------------------------
 
+    def _other_secret(self) -> str:
+        return (
+            f"the instance secret of connection {self.shared.panda.conn_id} is not the one that it was submitted with, "
+            "so its results cannot be verified. Clear the task, or restore the secret and restart the triggerer"
+        )
+
     def _now_known(self) -> dict[str, Any]:
+        error = self.status.error if self.status else self.never_submitted
+        if not self.verifiable:
+            error = f"{self._other_secret()}. {error or ''}".rstrip()
         return {
             "task_id": self.task_id,
             "ended": self._ended() or self.never_submitted is not None,
             "status": self.status.status if self.status else None,
-            "error": self.status.error if self.status else self.never_submitted,
+            "error": error,
         }
 
     def _event(self, outcome: Outcome) -> FunctionEvent:

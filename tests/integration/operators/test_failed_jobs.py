@@ -6,59 +6,21 @@ import json
 import sqlite3
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from airflow.providers.common.compat.sdk import TaskDeferred
 
-from airflow_provider_panda import configuration
 from airflow_provider_panda.exceptions import GridTaskFailedError, JobRaisedError
-from airflow_provider_panda.grid.names import secret_name
-from airflow_provider_panda.grid.task import instance_id
-from airflow_provider_panda.hooks.panda import PandaHook
-from airflow_provider_panda.hooks.stomp import StompHook
 from airflow_provider_panda.operators.function import PandaFunctionOperator
 from airflow_provider_panda.operators.kept import NOTE_KEY
-from airflow_provider_panda.payload.delivery import user_secret
 from airflow_provider_panda.payload.result import JobFailure
 from airflow_provider_panda.triggers.function import PandaFunctionTrigger
 from demo.grid import Grid
-from tests.stack.activemq import ActiveMQ
 from tests.unit.operators.scene import Store, TaskInstance
 
-SECRET = "secret of the tests of failed jobs"
 JOBS = 20
-
-
-@pytest.fixture(scope="module")
-def grid(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Grid]:
-    grid = Grid(tmp_path_factory.mktemp("grid"), ["--slots", "6", "--register-delay", "0.5"])
-    yield grid
-    grid.stop()
-
-
-@pytest.fixture(autouse=True)
-def connections(grid: Grid, activemq: ActiveMQ, monkeypatch: pytest.MonkeyPatch) -> None:
-    stomp = {
-        "conn_type": "stomp",
-        "host": f"{activemq.host}:{activemq.port}",
-        "login": activemq.subscriber.name,
-        "password": activemq.subscriber.passcode,
-        "extra": {"publisher_login": activemq.publisher.name, "publisher_password": activemq.publisher.passcode},
-    }
-    panda = {
-        "conn_type": "panda",
-        "host": grid.url,
-        "password": grid.token(),
-        "extra": {"auth": "token", "vo": "wlcg", "broker_conn_id": "broker", "instance_secret": SECRET},
-    }
-    monkeypatch.setenv("AIRFLOW_CONN_BROKER", json.dumps(stomp))
-    monkeypatch.setenv("AIRFLOW_CONN_PANDA_DEFAULT", json.dumps(panda))
-    monkeypatch.setattr(configuration, "poll_interval", lambda: 1.0)
-    secret = user_secret(SECRET, StompHook("broker").get_conn())
-    PandaHook("panda_default").grid().set_secret(secret_name(instance_id(SECRET)), secret)
 
 
 def measured(n, folder):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from airflow_provider_panda.exceptions import ConfigurationError, GridAuthError
 from airflow_provider_panda.hooks.panda import PandaConnection, parse
 from airflow_provider_panda.triggers import connections
-from airflow_provider_panda.triggers.connections import shared_connection
+from airflow_provider_panda.triggers.connections import connection_that_fits, shared_connection
 from tests.stack.scripted_issuer import EXPIRED, jwt, lived
 from tests.stack.scripted_panda import ScriptedPanda, envelope, scripted_panda, status
 
@@ -125,3 +126,28 @@ async def test_a_usual_look_up_keeps_the_client_of_the_same_owner(
     assert (second.client is first.client) is same
     only(panda, now)
     assert await second.client.statuses("k") == []
+
+
+async def test_an_edited_secret_is_found_by_one_look_up_for_all_who_need_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "REREAD_AFTER", 0.1)
+    row = Row("http://127.0.0.1:1", "token", instance_secret="old")
+    marks = {}
+    for secret in ("old", "new"):
+        row.extra = {"instance_secret": secret}
+        marks[secret] = (await row.look_up("c")).key_mark("key")
+    assert marks["old"] != marks["new"]
+    row.extra, row.looked_up = {"instance_secret": "old"}, 0
+
+    def fits(secret: str) -> Callable[[PandaConnection], bool]:
+        return lambda panda: panda.key_mark("key") == marks[secret]
+
+    old = await connection_that_fits("c", fits("old"), look_up=row.look_up)
+    row.extra = {"instance_secret": "new"}
+    assert await connection_that_fits("c", fits("old"), look_up=row.look_up) is old
+    assert row.looked_up == 1
+    found = await asyncio.gather(*(connection_that_fits("c", fits("new"), look_up=row.look_up) for _ in range(100)))
+    assert {shared.panda.instance_secret for shared in found} == {"new"}
+    assert row.looked_up == 2
+    # The old one is nowhere any more: whoever needs it is given what there is.
+    assert (await connection_that_fits("c", fits("old"), look_up=row.look_up)).panda.instance_secret == "new"
+    assert row.looked_up == 3

@@ -111,10 +111,10 @@ async def fired(monkeypatch: pytest.MonkeyPatch, event: FunctionEvent, *, return
         async def until_over(self) -> FunctionEvent:
             return event
 
-    async def connection(_: str) -> None: ...
+    async def connection(*_: Any) -> None: ...
 
     monkeypatch.setattr(module, "Wait", Over)
-    monkeypatch.setattr(module, "shared_connection", connection)
+    monkeypatch.setattr(module, "connection_that_fits", connection)
     trigger = PandaFunctionTrigger(
         panda_conn_id="c", task_key=KEY, task_name="n", processing_type="p", policy=CallPolicy(n_jobs=2),
         returns=returns,

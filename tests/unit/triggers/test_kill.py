@@ -201,11 +201,12 @@ async def test_nothing_is_killed_while_airflow_does_not_say(airflow: Airflow, ca
 def trigger(monkeypatch: pytest.MonkeyPatch, idds: Idds, panda: Panda, **fields: Any) -> PandaFunctionTrigger:
     connection = shared(idds, panda)
 
-    async def look_up(conn_id: str) -> Any:
+    async def look_up(conn_id: str, *_: Any) -> Any:
         assert conn_id == "c"
         return connection
 
     monkeypatch.setattr(function, "shared_connection", look_up)
+    monkeypatch.setattr(function, "connection_that_fits", look_up)
     made = PandaFunctionTrigger(
         panda_conn_id="c",
         task_key=KEY,
