@@ -1,8 +1,8 @@
 """Closes the iDDS requests of DAG runs that have ended, in one background thread of bounded memory.
 
-Airflow is done with a run before iDDS is with its works, so a request is looked at until it can be closed. What does
-not get through here (iDDS is down for long, the process is killed) stays open at iDDS and harms nothing; iDDS itself
-ends it in time.
+Airflow is done with a run before iDDS is with its works, so a request is looked at until it can be closed; and iDDS
+drops some commands, so it is looked at until it is closed. What does not get through here (iDDS is down for long, the
+process is killed) stays open at iDDS and harms nothing; iDDS itself ends it in time.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ CAPACITY: Final = 1000
 """Ended runs that wait to be looked at; further ones are left to iDDS."""
 
 FIRST_PAUSE: Final = 3.0
-LONGEST_PAUSE: Final = 30.0
+LONGEST_PAUSE: Final = 60.0
 """Seconds between two looks at a run: each pause is twice the one before."""
 
 PATIENCE: Final = 2 * 3600.0
@@ -56,7 +56,8 @@ class Closer:
     """The runs that have ended and the thread that looks at them, started on first use.
 
     :param connections_of: returns the PanDA connections through which tasks of a run went to iDDS.
-    :param close: closes the requests of a run (connection, DAG, run, generation); returns whether all are closed.
+    :param close: closes the requests of a run (connection, DAG, run, generation); returns whether none is
+        open any more.
     :param first_pause: seconds between the first two looks at a run.
     """
 
@@ -149,7 +150,7 @@ def connections_of(dag_id: str, run_id: str) -> list[str]:
 
 
 def close(conn_id: str, dag_id: str, run_id: str, generation: int) -> bool:
-    """Close the requests of a run whose works have ended; return whether none is left open.
+    """Have the requests of a run closed whose works have ended; return whether none was open any more.
 
     :raises PandaProviderError: the connection is wrong, or iDDS cannot be asked.
     """
@@ -162,8 +163,8 @@ def close(conn_id: str, dag_id: str, run_id: str, generation: int) -> bool:
     run = DagRun(instance=instance, dag_id=dag_id, run_id=run_id, generation=generation)
     closing = hook.idds_grid().close_run(run)
     if closing.closed:
-        log.info("run %s of %s has ended: closed iDDS request(s) %s", run_id, dag_id, closing.closed)
-    return not closing.waiting
+        log.info("run %s of %s has ended: asked iDDS to close request(s) %s", run_id, dag_id, closing.closed)
+    return closing.over
 
 
 _closer: Closer | None = None

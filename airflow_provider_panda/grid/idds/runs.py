@@ -98,12 +98,21 @@ class Submitted:
 class RunClosing:
     """What became of the requests of a DAG run that has ended.
 
-    :param closed: requests that were closed now.
+    :param closed: requests that iDDS was asked now to close.
     :param waiting: requests whose works have not all ended: to be closed later.
     """
 
     closed: tuple[int, ...] = ()
     waiting: tuple[int, ...] = ()
+
+    @property
+    def over(self) -> bool:
+        """Whether no request was open.
+
+        To ask is not enough: iDDS keeps a command locked for good if its clerk holds the request at that moment
+        (idds 2.6.21, clerk.get_operation_requests).
+        """
+        return not self.closed and not self.waiting
 
 
 def panda_task_name(name: str, request_id: int, transform_id: int) -> str:

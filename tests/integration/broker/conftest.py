@@ -19,6 +19,10 @@ SECRET = "instance secret of the tests"
 DESTINATION = "/topic/airflow.panda.results"
 
 
+HEARTBEAT = 3.0
+"""Seconds. A machine on which brokers start is now and then as good as silent for two."""
+
+
 class Grid:
     """Makes and publishes results of tasks, as worker nodes do."""
 
@@ -72,7 +76,7 @@ class Grid:
 
 @pytest.fixture
 def endpoint_of() -> Callable[..., BrokerEndpoint]:
-    """Return endpoints of a broker, with heart-beats of a second."""
+    """Return endpoints of a broker, with a heart-beat of a few seconds."""
     return _endpoint_of
 
 
@@ -103,6 +107,6 @@ def _endpoint_of(broker: ActiveMQ, **changed: Any) -> BrokerEndpoint:
         "addresses": ((broker.host, broker.port),),
         "login": broker.subscriber.name,
         "passcode": broker.subscriber.passcode,
-        "heartbeat": 1.0,
+        "heartbeat": HEARTBEAT,
     }
     return BrokerEndpoint(**(fields | changed))

@@ -1,9 +1,9 @@
 """A hub in a process of its own, whose memory can be measured: ``python listener.py`` with settings as JSON.
 
 It says ``{"listening": true}`` on stdout, then obeys lines on stdin and tells how the hub fares. ``full MB`` blocks its
-event loop until so much waits for it, and four heart-beats more; ``cut N`` until the connection was lost N times.
-``after N`` waits until N results were delivered, ``again N`` until the waiter was told N times that messages may have
-been missed, ``until TEXT`` for a result that begins so.
+event loop until so much waits for it, and longer than a broker waits for a heart-beat; ``cut N`` until the connection
+was lost N times. ``after N`` waits until N results were delivered, ``again N`` until the waiter was told N times that
+messages may have been missed, ``until TEXT`` for a result that begins so.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def block(hub: Hub, command: str, argument: float) -> None:
         if command == "cut" and found.reconnects >= argument:
             return
         if command == "full" and found.inbox_bytes >= argument * 2**20:
-            time.sleep(4)
+            time.sleep(8)
             return
         time.sleep(0.05)
 

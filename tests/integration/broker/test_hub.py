@@ -172,7 +172,7 @@ async def test_silent_broker_is_noticed_and_used_again(grid: Any, hub_of: Hubs, 
         with inbox.waits(hub, grid, 1) as waiter:
             await waiter.subscribed(GUARD)
             broker.suspend()
-            await until(lambda: hub.health().reconnects == 1)
+            await until(lambda: hub.health().reconnects)
             assert "silent" in str(hub.health().addresses[0].problem)
             broker.resume()
             await until(lambda: inbox.resubscribed)
@@ -264,7 +264,7 @@ async def test_every_address_of_a_name_is_listened_to(
             ips.remove("127.0.0.3")
             await until(lambda: len(hub.health().addresses) == 2)
             second.stop()
-            await until(lambda: hub.health().reconnects == 1)
+            await until(lambda: hub.health().reconnects)
             grid.publish(grid.connect(activemq), 1, "still")
             await until(lambda: len(inbox.payloads) == 3)
 
@@ -279,7 +279,7 @@ async def test_a_loop_that_is_slow_holds_the_broker_back_and_loses_nothing(
         await waiter.subscribed(GUARD)
         for number in range(100):
             grid.publish(publisher, 1, f"{number}" + "x" * 50_000)
-        time.sleep(4)  # what must not happen in a loop: four heart-beats long
+        time.sleep(8)  # what must not happen in a loop: longer than a broker waits for a heart-beat
         assert hub.health().messages < 20, "it stopped reading"
         await until(lambda: len(inbox.payloads) == 100)
     assert [payload.rstrip("x") for payload in inbox.payloads] == [str(number) for number in range(100)]

@@ -19,7 +19,7 @@ from airflow_provider_panda.broker.connection import State
 from airflow_provider_panda.broker.hub import get_hub
 from airflow_provider_panda.exceptions import GridRefusedError, GridTaskFailedError, JobRaisedError
 from airflow_provider_panda.grid.idds.client import AsyncIddsClient
-from airflow_provider_panda.grid.idds.runs import DagRun
+from airflow_provider_panda.grid.idds.runs import DagRun, IddsGrid
 from airflow_provider_panda.grid.idds.work import Site, request_properties
 from airflow_provider_panda.grid.task import Phase, instance_id, task_key
 from airflow_provider_panda.grid.watch import AsyncPandaClient
@@ -241,12 +241,12 @@ async def test_a_task_that_idds_cannot_submit_fails_with_what_can_be_said(connec
     assert f"iDDS request {call.ti.xcoms['idds_request_id']}" in str(failed.value)
 
 
-def test_tasks_that_start_together_share_one_request() -> None:
+async def test_tasks_that_start_together_share_one_request() -> None:
     run_ids = [f"together__{uuid4()}" for _ in range(2)]
     calls = [Call(square, run_id=run_id, task_id=f"t{n}", op_args=[n]) for run_id in run_ids for n in range(20)]
 
     with ThreadPoolExecutor(40) as pool:
-        triggers = list(pool.map(Call.submit, calls))
+        triggers = await asyncio.to_thread(lambda: list(pool.map(Call.submit, calls)))
 
     by_run = {
         run_id: {
@@ -258,25 +258,33 @@ def test_tasks_that_start_together_share_one_request() -> None:
     }
     assert [len(found) for found in by_run.values()] == [1, 1]
     assert len(set.union(*by_run.values())) == 2
+    lost: list[int] = []
     for call in (calls[0], calls[20]):
         used = call.ti.xcoms["idds_request_id"]
-        for request in call.requests():
+        for request in await asyncio.to_thread(call.requests):
             if request.request_id == used:
                 assert len(request.transforms) == 20
             else:
                 assert request.transforms == ()
-                assert closed(call, request.request_id)
+                lost.append(request.request_id)
+    grid = calls[0].grid
+    open_ones = await still_open(grid, lost, seconds=30)
+    # Who lost closed its own. iDDS drops a command that comes while its clerk holds the request: here one of some 30.
+    assert len(open_ones) <= len(lost) / 2
+    for call in (calls[0], calls[20]):
+        await closed_and_ended(call)
+    assert await still_open(grid, lost, seconds=0) == [], "the end of the run closes what is open"
 
 
-def closed(call: Call, request_id: int) -> bool:
-    """Wait until iDDS has closed a request, which it was told to."""
-    until = time.monotonic() + 60
-    while time.monotonic() < until:
-        status = call.grid.client.request(request_id)
-        if status is not None and not status.takes_works:
-            return True
-        time.sleep(0.3)
-    return False
+async def still_open(grid: IddsGrid, request_ids: list[int], *, seconds: float) -> list[int]:
+    """Return the requests that iDDS has not closed after a time, or none as soon as all are closed."""
+    until = time.monotonic() + seconds
+    while True:
+        found = [await asyncio.to_thread(grid.client.request, request_id) for request_id in request_ids]
+        request_ids = [status.request_id for status in found if status is not None and status.takes_works]
+        if not request_ids or time.monotonic() > until:
+            return request_ids
+        await asyncio.sleep(0.3)
 
 
 async def test_a_cleared_run_gets_a_new_request() -> None:

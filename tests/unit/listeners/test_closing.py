@@ -215,8 +215,16 @@ def test_airflow_finds_the_listener() -> None:
         manager.pm.unregister(dag_run)
 
 
-@pytest.mark.parametrize(("left", "done"), [((), True), ((4,), False)])
-def test_closing_goes_by_the_connection(left: tuple[int, ...], done: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("found", "done"),
+    [
+        (RunClosing(), True),
+        (RunClosing(closed=(3,)), False),  # asked to, and not yet seen closed: iDDS loses commands
+        (RunClosing(waiting=(4,)), False),
+        (RunClosing(closed=(3,), waiting=(4,)), False),
+    ],
+)
+def test_closing_goes_by_the_connection(found: RunClosing, done: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, DagRun]] = []
 
     class Grid:
@@ -225,7 +233,7 @@ def test_closing_goes_by_the_connection(left: tuple[int, ...], done: bool, monke
 
         def close_run(self, run: DagRun) -> RunClosing:
             asked.append((self.conn_id, run))
-            return RunClosing(closed=(3,), waiting=left)
+            return found
 
     monkeypatch.setattr(PandaHook, "get_conn", lambda self: SimpleNamespace(instance_secret="s"))
     monkeypatch.setattr(PandaHook, "idds_grid", lambda self: Grid(self.panda_conn_id))
