@@ -19,6 +19,10 @@ log = logging.getLogger(__name__)
 PAUSES: Final = (2.0, 3.0, 5.0, 10.0, 15.0)
 """Seconds between looks at an aborted request: iDDS acts on an abort some seconds later, and may submit until then."""
 
+AGAIN_AFTER: Final = 5.0
+"""Seconds after which an abort is repeated that shows no effect: iDDS drops a command that comes while its clerk holds
+the request (idds 2.6.21, clerk.get_operation_requests)."""
+
 _SUCCEEDED: Final = frozenset({"Finished", "SubFinished"})
 
 
@@ -56,10 +60,8 @@ async def end_request(
     :param pause: waits for the seconds given.
     :raises GridError: iDDS cannot be asked which tasks there are.
     """
-    try:
-        await idds.abort_request(request_id)
-    except GridError as error:
-        log.warning("iDDS request %d could not be aborted; killing its PanDA tasks: %s", request_id, error)
+    await _abort(idds, request_id)
+    since = 0.0
     settled: set[int] = set()
     killed: list[int] = []
     for seconds in (*pauses, None):
@@ -81,6 +83,16 @@ async def end_request(
                 )  # fmt: skip
         if status.ended or seconds is None:
             break
+        if since >= AGAIN_AFTER and status.takes_works:
+            await _abort(idds, request_id)
         await pause(seconds)
+        since += seconds
     log.info("iDDS request %d: aborted, %d PanDA task(s) killed", request_id, len(killed))
     return killed
+
+
+async def _abort(idds: RequestEnder, request_id: int) -> None:
+    try:
+        await idds.abort_request(request_id)
+    except GridError as error:
+        log.warning("iDDS request %d could not be aborted; killing its PanDA tasks: %s", request_id, error)

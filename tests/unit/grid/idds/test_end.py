@@ -43,13 +43,13 @@ def listing(status: str, *transforms: tuple[int | None, str]) -> RequestStatus:
     return RequestStatus(request_id=1, name="r", status=status, transforms=made)
 
 
-async def ended(idds: Idds, panda: Panda) -> tuple[list[int], list[float]]:
+async def ended(idds: Idds, panda: Panda, pauses: tuple[float, ...] = (1, 2, 3)) -> tuple[list[int], list[float]]:
     waited: list[float] = []
 
     async def pause(seconds: float) -> None:
         waited.append(seconds)
 
-    return await end_request(idds, panda, 1, pauses=(1, 2, 3), pause=pause), waited
+    return await end_request(idds, panda, 1, pauses=pauses, pause=pause), waited
 
 
 async def test_tasks_are_killed_once_each_also_those_that_come_late() -> None:
@@ -78,6 +78,12 @@ async def test_one_refusal_does_not_save_the_others() -> None:
 
 async def test_it_ends_though_the_request_does_not() -> None:
     assert await ended(Idds(listing("Transforming", (7, "Transforming"))), Panda()) == ([7], [1, 2, 3])
+
+
+async def test_an_abort_that_idds_dropped_is_repeated() -> None:
+    idds = Idds(*[listing("Transforming")] * 4, listing("ToCancel"), listing("Cancelling"))
+    assert await ended(idds, Panda(), (1, 2, 3, 4, 5, 6)) == ([], [1, 2, 3, 4, 5, 6])
+    assert idds.aborted == 2  # once more after six seconds, and no more once iDDS acts on it
 
 
 async def test_a_request_that_is_gone() -> None:
