@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 import pytest
 import stomp
@@ -12,7 +16,9 @@ from airflow_provider_panda.broker.endpoint import BrokerEndpoint
 from airflow_provider_panda.broker.hub import Hub, get_hub
 from airflow_provider_panda.grid.task import task_key
 from airflow_provider_panda.payload import envelope
-from tests.stack.activemq import ActiveMQ, Login
+from tests.stack.activemq import ActiveMQ, Login, missing
+
+ROOT: Final = Path(__file__).parents[3]
 
 INSTANCE = "abcd"
 SECRET = "instance secret of the tests"
@@ -72,6 +78,30 @@ class Grid:
         for connection in self._connections:
             if connection.is_connected():
                 connection.disconnect()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def unavailable(request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[str] | None]:
+    """A pytest that runs unavailable.py, begun ahead of the one test that waits for its end, if that is to be run."""
+    wanted = any(item.path.name == "test_unavailable.py" for item in request.session.items)
+    if not wanted or missing() is not None:
+        yield None
+        return
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        str(Path(__file__).with_name("unavailable.py")),
+    ]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True, cwd=ROOT
+    ) as process:
+        yield process
+        if process.poll() is None:  # its pytest ends what it started, as after Ctrl-C
+            process.send_signal(signal.SIGINT)
 
 
 @pytest.fixture
