@@ -221,10 +221,12 @@ class Airflow:
         path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/{key}"
         return self.get(path, map_index=map_index)["value"]
 
-    def task_log(self, dag_id: str, run_id: str, task_id: str, try_number: int = 1) -> str:
+    def task_log(self, dag_id: str, run_id: str, task_id: str, try_number: int = 1, map_index: int = -1) -> str:
         """Return the whole log of a task instance's try as text."""
         path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/logs/{try_number}"
-        answer = self.client.get(path, params={"full_content": True}, headers={"Accept": "application/json"})
+        answer = self.client.get(
+            path, params={"full_content": True, "map_index": map_index}, headers={"Accept": "application/json"}
+        )
         return json.dumps(answer.raise_for_status().json(), indent=1)
 
 

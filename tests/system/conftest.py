@@ -94,12 +94,22 @@ def connect(airflow: Airflow, grid: Grid, broker: ActiveMQ) -> None:
     airflow.run("panda", "setup", "panda_default")
 
 
+def must_succeed(airflow: Airflow, dag_id: str, run_id: str) -> None:
+    """Wait until a DAG run is over, and fail with the logs of what failed in it."""
+    if airflow.wait_for_run(dag_id, run_id) == "success":
+        return
+    said = [str(airflow.states(dag_id, run_id))]
+    for each in airflow.task_instances(dag_id, run_id):
+        if each["state"] == "failed":
+            said.append(airflow.task_log(dag_id, run_id, each["task_id"], each["try_number"], each["map_index"]))
+    pytest.fail("\n".join(said))
+
+
 def warm_up(airflow: Airflow) -> None:
     """Run one grid task: the first look-up of a triggerer's life takes ten seconds (facts/airflow.md section 2)."""
     airflow.wait_for_dags(["hello_grid"])
     run_id = airflow.trigger("hello_grid")
-    state = airflow.wait_for_run("hello_grid", run_id)
-    assert state == "success", airflow.task_log("hello_grid", run_id, "hello")
+    must_succeed(airflow, "hello_grid", run_id)
 
 
 def _bare_python(folder: Path) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.system.conftest import Stack
+from tests.system.conftest import Stack, must_succeed
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -20,7 +20,7 @@ def test_a_task_ends_where_nothing_is_left_and_leaves_the_same(stack: Stack) -> 
     noted = stack.folder / "noted"
     noted.mkdir()
     run_id = airflow.trigger(DAG, {"noted": str(noted)})
-    assert airflow.wait_for_run(DAG, run_id) == "success", airflow.states(DAG, run_id)
+    must_succeed(airflow, DAG, run_id)
 
     assert airflow.xcom(DAG, run_id, "plain") == VALUE
     assert airflow.xcom(DAG, run_id, "received") == ["dict", VALUE, [2, 4, 6], None]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from airflow_provider_panda.operators.kept import NOTE_KEY
-from tests.system.conftest import Stack
+from tests.system.conftest import Stack, must_succeed
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -25,7 +25,7 @@ def test_retries_send_what_has_no_value_and_a_clear_after_the_success_sends_ever
     airflow = stack.airflow
     airflow.wait_for_dags([DAG])
     run_id = airflow.trigger(DAG, {"folder": str(tmp_path)})
-    assert airflow.wait_for_run(DAG, run_id) == "success", airflow.states(DAG, run_id)
+    must_succeed(airflow, DAG, run_id)
 
     assert executions(tmp_path) == Counter({0: 1, 1: 1, 2: 3, 3: 1, 4: 2, 5: 1})
     assert airflow.xcom(DAG, run_id, "measure") == [0, 10, 20, 30, 40, 50]
@@ -42,5 +42,5 @@ def test_retries_send_what_has_no_value_and_a_clear_after_the_success_sends_ever
     again = {"dag_run_id": run_id, "task_ids": ["measure"], "dry_run": False, "include_downstream": True,
              "only_failed": False, "reset_dag_runs": True}  # fmt: skip
     airflow.post(f"/dags/{DAG}/clearTaskInstances", again)
-    assert airflow.wait_for_run(DAG, run_id) == "success", airflow.states(DAG, run_id)
+    must_succeed(airflow, DAG, run_id)
     assert executions(tmp_path) == Counter({0: 2, 1: 2, 2: 4, 3: 2, 4: 3, 5: 2})

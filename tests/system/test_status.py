@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from airflow_provider_panda.triggers.reports import folder_of
-from tests.system.conftest import Stack
+from tests.system.conftest import Stack, must_succeed
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -61,7 +61,7 @@ def test_a_wait_is_told_by_status(stack: Stack) -> None:
     assert [path.stat().st_mode & 0o077 for path in (folder, *folder.glob("*.json"))] == [0, 0]
 
     go.touch()
-    assert airflow.wait_for_run(DAG, run_id) == "success", airflow.states(DAG, run_id)
+    must_succeed(airflow, DAG, run_id)
     until(lambda: not list(folder.glob("*.json")), "the report goes when nobody waits any more")
     assert json.loads(airflow.run("panda", "status", "-o", "json"))["processes"] == []
     assert psutil.pid_exists(process["pid"])
