@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Literal
+from typing import Any, Final, Literal
 from xml.sax.saxutils import quoteattr
 
 CLASS_PATH_FOLDERS: Final = ("/usr/share/activemq/bin", "/usr/share/activemq/lib", "/usr/share/activemq/lib/optional")
@@ -143,6 +143,17 @@ class ActiveMQ:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def connection(self, **extra: Any) -> dict[str, Any]:
+        """Return an Airflow connection to this broker, as the environment has it; ``extra`` adds to its extras."""
+        publisher = {"publisher_login": self.publisher.name, "publisher_password": self.publisher.passcode}
+        return {
+            "conn_type": "stomp",
+            "host": f"{self.host}:{self.port}",
+            "login": self.subscriber.name,
+            "password": self.subscriber.passcode,
+            "extra": {**publisher, **extra},
+        }
 
     @property
     def log_file(self) -> Path:

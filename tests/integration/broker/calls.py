@@ -48,17 +48,7 @@ class Calls:
     def __init__(self, name: str, grid: Grid, broker: ActiveMQ, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.conn_id, self.folder, self.secret = f"panda_{name}", folder / name, f"instance secret of {name}"
         self.folder.mkdir()
-        stomp = {
-            "conn_type": "stomp",
-            "host": f"{broker.host}:{broker.port}",
-            "login": broker.subscriber.name,
-            "password": broker.subscriber.passcode,
-            "extra": {
-                "publisher_login": broker.publisher.name,
-                "publisher_password": broker.publisher.passcode,
-                "heartbeat": HEARTBEAT,
-            },
-        }
+        stomp = broker.connection(heartbeat=HEARTBEAT)
         panda = {
             "conn_type": "panda",
             "host": grid.url,

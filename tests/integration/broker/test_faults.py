@@ -24,6 +24,7 @@ from airflow_provider_panda.broker.hub import Hub
 from airflow_provider_panda.payload import publish
 from airflow_provider_panda.payload.delivery import broker_settings
 from airflow_provider_panda.payload.result import JobResult
+from tests.integration.broker.conftest import HEARTBEAT
 from tests.stack.activemq import ActiveMQ, Login, missing
 from tests.stack.certificates import Authority
 
@@ -93,7 +94,7 @@ async def test_one_of_two_addresses_is_enough(grid: Any, hub_of: Hubs, endpoint_
                 await asyncio.to_thread(down.start)
                 await until(lambda: len(hub.health().connected) == 2)
         assert inbox.payloads == ["by the second", "by the first"]
-        assert hub.health().reconnects >= 2  # a machine under load may cost one more
+        assert hub.health().reconnects == 2
 
 
 async def test_a_name_that_moves_is_followed(
@@ -119,8 +120,7 @@ async def test_a_name_that_moves_is_followed(
             await until(lambda: len(hub.health().addresses) == 1)
         found = hub.health()
         assert [each.address for each in found.addresses] == [f"moves.test(127.0.0.2):{old.port}"]
-        assert (found.messages, found.delivered) == (2, 2), "nothing that was counted is forgotten"
-        assert found.reconnects >= 1, "likewise"
+        assert (found.messages, found.delivered, found.reconnects) == (2, 2, 1), "nothing that was counted is forgotten"
 
 
 async def test_a_login_that_is_refused_for_a_while(grid: Any, hub_of: Hubs, endpoint_of: Endpoints) -> None:
@@ -145,7 +145,7 @@ async def occupied(grid: Any, broker: ActiveMQ) -> Any:
         while True:
             try:
                 return await asyncio.to_thread(grid.connect, broker)
-            except StompException:
+            except (StompException, OSError):  # closed by the broker while stomp.py sends
                 await asyncio.sleep(0.1)
 
 
@@ -257,7 +257,7 @@ async def test_a_broker_that_promises_no_heartbeats_and_falls_silent(
             await asyncio.sleep(4)
             assert (way.kept_back, hub.health().reconnects) == (1, 0), "asked for a sign of life, it gives one"
             way.silence()
-            await until(lambda: hub.health().reconnects)
+            await until(lambda: hub.health().reconnects == 1)
             assert "silent" in problem(hub)
             way.speak()
             await until(lambda: inbox.looked)
@@ -292,7 +292,7 @@ async def listening(broker: ActiveMQ, grid: Any) -> AsyncIterator[tuple[Listener
             "addresses": [[broker.host, broker.port]],
             "login": broker.subscriber.name,
             "passcode": broker.subscriber.passcode,
-            "heartbeat": 3.0,
+            "heartbeat": HEARTBEAT,
         },
         "instance": "abcd",
         "task_key": grid.key(1),
@@ -336,7 +336,7 @@ async def test_a_broker_that_cuts_slow_consumers_off(grid: Any) -> None:
         async with listening(broker, grid) as (listener, rss):
             listener.obey("cut 1")
             await asyncio.to_thread(publish_many, grid, connection, 500, 250_000)
-            assert (await listener.tells())["reconnects"] >= 1
+            assert (await listener.tells())["reconnects"] == 1
             listener.obey("again 1")  # cut off, back, and told to look at PanDA's record
             found = await listener.tells()
             assert found["states"] == ["listening"]

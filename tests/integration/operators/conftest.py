@@ -27,14 +27,7 @@ def grid(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Grid]:
 @pytest.fixture(autouse=True)
 def connections(grid: Grid, activemq: ActiveMQ, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Make the connections, set the instance up, and return what gives it another secret."""
-    stomp = {
-        "conn_type": "stomp",
-        "host": f"{activemq.host}:{activemq.port}",
-        "login": activemq.subscriber.name,
-        "password": activemq.subscriber.passcode,
-        "extra": {"publisher_login": activemq.publisher.name, "publisher_password": activemq.publisher.passcode},
-    }
-    monkeypatch.setenv("AIRFLOW_CONN_BROKER", json.dumps(stomp))
+    monkeypatch.setenv("AIRFLOW_CONN_BROKER", json.dumps(activemq.connection()))
     monkeypatch.setattr(configuration, "poll_interval", lambda: 1.0)
 
     def use(secret: str) -> None:

@@ -72,16 +72,9 @@ def grid(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Grid]:
 @pytest.fixture
 def connections(grid: Grid, activemq: ActiveMQ, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """A connection to the grid itself, and the fields of one."""
-    stomp = {
-        "conn_type": "stomp",
-        "host": f"{activemq.host}:{activemq.port}",
-        "login": activemq.subscriber.name,
-        "password": activemq.subscriber.passcode,
-        "extra": {"publisher_login": activemq.publisher.name, "publisher_password": activemq.publisher.passcode},
-    }
     extra = {"auth": "token", "vo": "wlcg", "broker_conn_id": "trigger_broker", "instance_secret": SECRET, "timeout": 1}
     fields = {"conn_type": "panda", "host": grid.url, "password": grid.token(), "extra": extra}
-    monkeypatch.setenv("AIRFLOW_CONN_TRIGGER_BROKER", json.dumps(stomp))
+    monkeypatch.setenv("AIRFLOW_CONN_TRIGGER_BROKER", json.dumps(activemq.connection()))
     monkeypatch.setenv("AIRFLOW_CONN_TRIGGER_PANDA", json.dumps({**fields, "extra": {**extra, "timeout": 60}}))
     monkeypatch.setattr(configuration, "poll_interval", lambda: 0.5)
     return fields

@@ -117,13 +117,7 @@ def grid(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Grid]:
 
 @pytest.fixture
 def bench(grid: Grid, activemq: ActiveMQ, monkeypatch: pytest.MonkeyPatch) -> Bench:
-    stomp = {
-        "conn_type": "stomp",
-        "host": f"{activemq.host}:{activemq.port}",
-        "login": activemq.subscriber.name,
-        "password": activemq.subscriber.passcode,
-        "extra": {"publisher_login": activemq.publisher.name, "publisher_password": activemq.publisher.passcode},
-    }
+    stomp = activemq.connection()
     panda = {
         "conn_type": "panda",
         "host": grid.url,
