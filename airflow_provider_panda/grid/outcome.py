@@ -148,6 +148,12 @@ def failure_of(record: JobRecord, job: int) -> JobFailure:
     )
 
 
+_UNKNOWN, _FAILED, _RETURNED = range(3)
+"""What is known of a job."""
+
+_HAS_VALUE: Final = bytes(known == _RETURNED for known in range(256))
+
+
 class Tally:
     """The results of one call so far. Taking one costs the same however many there are.
 
@@ -156,7 +162,7 @@ class Tally:
 
     def __init__(self, policy: CallPolicy) -> None:
         self.policy = policy
-        self._has_value = bytearray(policy.n_jobs)
+        self._known = bytearray([_UNKNOWN]) * policy.n_jobs
         self._returned = 0
         self._values: dict[int, Value] | None = {}
         self._values_size = 0
@@ -169,11 +175,11 @@ class Tally:
     def add(self, result: JobResult) -> bool:
         """Take a verified result; return whether it changed what is known."""
         job = result.job
-        if not 0 <= job < self.policy.n_jobs or self._has_value[job]:
+        if not 0 <= job < self.policy.n_jobs or self._known[job] == _RETURNED:
             return False
         if result.status == envelope.RETURNED:
             self._drop_failure(job)
-            self._has_value[job] = True
+            self._known[job] = _RETURNED
             self._returned += 1
             self._keep(result)
             return True
@@ -197,7 +203,9 @@ class Tally:
         fault of the infrastructure (facts/panda.md section 10).
         """
         job = record.job
-        if job is None or not 0 <= job < self.policy.n_jobs or self._has_value[job] or record.status not in GONE:
+        if job is None or not 0 <= job < self.policy.n_jobs:
+            return False
+        if self._known[job] == _RETURNED or record.status not in GONE:
             return False
         raised, refused = record.exit_code == EXIT_RAISED, record.exit_code == EXIT_REFUSED
         last = record.attempt >= self.policy.max_attempt
@@ -233,6 +241,7 @@ class Tally:
                 failed, failure=dataclasses.replace(failed.failure, message=head, traceback="")
             )
         self._failures[failed.failure.job] = failed
+        self._known[failed.failure.job] = _FAILED
         self._count(failed, 1)
 
     def _drop_failure(self, job: int) -> None:
@@ -263,7 +272,7 @@ class Tally:
     @property
     def has_value(self) -> bytes:
         """For each job 1 if it returned a value, else 0."""
-        return bytes(self._has_value)
+        return bytes(self._known).translate(_HAS_VALUE)
 
     @property
     def n_failures(self) -> int:
@@ -290,24 +299,31 @@ class Tally:
 
         :param final: leave out those that a further attempt may replace.
         """
+        if self._given_up is None:
+            for job in self._each(_FAILED):
+                if self._failures[job].final or not final:
+                    yield self._failures[job].failure
+            return
         for job in self._without_value():
-            known = self._failures.get(job)
-            if known is not None:
-                if known.final or not final or self._given_up is not None:
-                    yield known.failure
-            elif self._given_up is not None:
+            if known := self._failures.get(job):
+                yield known.failure
+            else:
                 yield JobFailure(job=job, attempt=0, type="JobMissing", message=self._given_up)
 
     def each_unknown(self) -> Iterator[int]:
         """Yield the jobs of which nothing is known, neither a value nor a failure."""
         if self.n_unknown:
-            yield from (job for job in self._without_value() if job not in self._failures)
+            yield from self._each(_UNKNOWN)
 
-    def _without_value(self) -> Iterator[int]:
-        job = self._has_value.find(0)
+    def _each(self, known: int) -> Iterator[int]:
+        """Yield the jobs of which this is known; those in between take no step of the interpreter."""
+        job = self._known.find(known)
         while job >= 0:
             yield job
-            job = self._has_value.find(0, job + 1)
+            job = self._known.find(known, job + 1)
+
+    def _without_value(self) -> Iterator[int]:
+        return (job for job, known in enumerate(self._known) if known != _RETURNED)
 
     @property
     def failures(self) -> list[JobFailure]:
