@@ -36,7 +36,7 @@ def test_a_few_jobs_give_every_figure(tmp_path: Path) -> None:
     told = json.loads(last)
     assert told["jobs"] == [10, 300]
     assert told["submit_10_s"] > 0
-    assert 0 < told["submit_300_s"] < 60
+    assert told["submit_300_s"] > 0
     assert told["archive_bytes_per_job"] <= 200
     assert 0 < told["event_bytes"] <= 65536
     assert told["event_bytes"] == max(told["event_bytes_by_case"].values())
