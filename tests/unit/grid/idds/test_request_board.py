@@ -140,7 +140,7 @@ async def test_pauses_grow_up_to_the_interval(timeouts: Timeouts) -> None:
         while len(heard.told) < 9:
             await heard.more()
     expected = [min(2 * GROWTH**n, 20) for n in range(9)]
-    assert timeouts.pauses[:9] == pytest.approx(expected, abs=0.1)
+    assert timeouts.pauses[:9] == pytest.approx(expected, abs=0.35)
     await no_polls()
 
 
@@ -150,7 +150,7 @@ async def test_pauses_are_varied_by_a_fifth(timeouts: Timeouts, draw: float, pau
     heard = Heard()
     with board.waiting(1, 1, heard):
         await heard.more()
-    assert timeouts.pauses[0] == pytest.approx(pause, abs=0.1)
+    assert timeouts.pauses[0] == pytest.approx(pause, abs=0.35)
     await no_polls()
 
 
@@ -159,7 +159,7 @@ async def test_the_first_pause_is_no_longer_than_the_interval(timeouts: Timeouts
     heard = Heard()
     with board.waiting(1, 1, heard):
         await heard.more()
-    assert timeouts.pauses[0] == pytest.approx(1, abs=0.1)
+    assert timeouts.pauses[0] == pytest.approx(1, abs=0.35)
     await no_polls()
 
 
