@@ -27,6 +27,9 @@ from tests.stack.postgres import _account as account
 from tests.stack.postgres import _programs
 
 PORTS: Final = ("5432", "61613", "25080", "8880", "8080", "8793", "8794", "8974")
+_BETWEEN: Final = 2.0
+"""Seconds from one health check of a service to its next: each is a Python, and takes from what is starting."""
+
 _PATH: Final = re.compile(r"(?<![\w/.])/(?=(?:var/lib|run/panda|opt)/)")
 
 
@@ -52,6 +55,7 @@ class Native:
         self.ports = dict(zip(PORTS, map(str, free_ports(len(PORTS))), strict=True))
         self.processes: dict[str, Process] = {}
         self.took: dict[str, float] = {}
+        self._looked: dict[str, float] = {}
         hosts = "|".join(re.escape(name) for name in (*self.services, "0.0.0.0", "127.0.0.1", "localhost"))
         self._address = re.compile(rf"(?<![\w.-])(?:{hosts}):(\d+)(?!\d)")
         self._guard = Guard()
@@ -162,7 +166,10 @@ class Native:
             raise RuntimeError(f"{service.name} ended with {code}:\n{self._tail(service.name)}")
         if service.one_shot:
             return code == 0
+        if time.monotonic() < self._looked.get(service.name, 0.0) + _BETWEEN:
+            return False
         if self.health(service.name).returncode:
+            self._looked[service.name] = time.monotonic()
             return False
         if service.name == "postgres":
             self._run_database_scripts(service)
