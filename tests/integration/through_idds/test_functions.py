@@ -31,6 +31,9 @@ from airflow_provider_panda.triggers import wait
 from tests.integration.through_idds.calls import DEAF, DIRECT, RELAYED, SECRET, Call, close_requests, use
 from tests.stack.stack import Stack
 
+CLOSED_WITHIN = 240.0
+"""Seconds from the end of a run to that of its request: twenty works end first, each a process of seconds of CPU."""
+
 
 @pytest.fixture(autouse=True)
 def connected(idds_stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stack]:
@@ -74,7 +77,7 @@ async def closed_and_ended(call: Call) -> Any:
     """End the run of a call as the listener does, and return its request once iDDS ended it."""
     closer = closing.Closer(lambda *_: [call.conn_id], closing.close, first_pause=0.5)
     closer.hand_over(call.ti.dag_id, call.ti.run_id, call.generation)
-    assert await asyncio.to_thread(closer.drain, 120), await asyncio.to_thread(call.request)
+    assert await asyncio.to_thread(closer.drain, CLOSED_WITHIN), await asyncio.to_thread(call.request)
     until = time.monotonic() + 90
     while not (status := await asyncio.to_thread(call.request)).ended and time.monotonic() < until:
         await asyncio.sleep(0.3)
@@ -241,6 +244,7 @@ async def test_a_task_that_idds_cannot_submit_fails_with_what_can_be_said(connec
     assert f"iDDS request {call.ti.xcoms['idds_request_id']}" in str(failed.value)
 
 
+@pytest.mark.timeout(600)
 async def test_tasks_that_start_together_share_one_request() -> None:
     run_ids = [f"together__{uuid4()}" for _ in range(2)]
     calls = [Call(square, run_id=run_id, task_id=f"t{n}", op_args=[n]) for run_id in run_ids for n in range(20)]
