@@ -337,7 +337,7 @@ def running_bench(messages: int) -> Iterator[Bench]:
     """Start a broker, and leave nothing behind, however this process ends."""
     guard = Guard()
     try:
-        with ActiveMQ(heap_mb=HEAP_MB, on_start=guard.watch) as broker:
+        with ActiveMQ(heap_mb=HEAP_MB, for_long=True, on_start=guard.watch) as broker:
             guard.own(broker.log_file.parent)
             with Bench(broker, guard, messages) as bench:
                 yield bench

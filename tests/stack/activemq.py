@@ -100,6 +100,7 @@ class ActiveMQ:
     :param store_passcode: password of both stores.
     :param persistent: whether messages are kept on disk.
     :param heap_mb: size of the Java heap in MB.
+    :param for_long: whether Java compiles as for a broker of days; else it starts with half the CPU.
     :param options: further options of the STOMP port, such as ``maximumConnections=2`` (joined by ``&``).
     :param full_disk: the store of persistent messages has no room: "block" keeps producers waiting, "fail" refuses
         their messages. Topics store only for durable subscribers.
@@ -116,6 +117,7 @@ class ActiveMQ:
         store_passcode: str = "storepass",
         persistent: bool = False,
         heap_mb: int = 256,
+        for_long: bool = False,
         options: str = "",
         full_disk: Literal["block", "fail"] | None = None,
         on_start: Callable[[int], None] | None = None,
@@ -131,7 +133,7 @@ class ActiveMQ:
         """Another user with all rights."""
         self._tls_keystore, self._tls_truststore, self._store_passcode = tls_keystore, tls_truststore, store_passcode
         self._persistent, self._heap_mb, self._on_start = persistent or full_disk is not None, heap_mb, on_start
-        self._options, self._full_disk = options, full_disk
+        self._options, self._full_disk, self._for_long = options, full_disk, for_long
         self._folder: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -291,6 +293,7 @@ class ActiveMQ:
             f"-Xmx{self._heap_mb}m",
             "-XX:+UseSerialGC",
             "-Xshare:auto",
+            *([] if self._for_long else ["-XX:TieredStopAtLevel=1"]),
             *(f"-D{name}={value}" for name, value in properties.items()),
             "-cp",
             ":".join(jars),
