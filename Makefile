@@ -7,7 +7,7 @@ RUN := $(VENV)/bin
 
 help:
 	@echo "make demo    run the ttH optimisation on the embedded grid (DEMO_EXIT=1: end when it is done)"
-	@echo "make test    run the whole test suite in LANES=2 processes (starts its own services)"
+	@echo "make test    run the whole test suite (starts its own services)"
 	@echo "make chaos   kill and stall processes at random under load for MINUTES=20 (SEED=n: the same faults again)"
 	@echo "make unit    run the unit tests only"
 	@echo "make bench   measure: every program under benchmarks/, in under 20 minutes on a quiet machine"
@@ -37,10 +37,8 @@ grid: setup
 stack: packages setup idds
 	@$(RUN)/python -m tests.stack.stack
 
-# Tests wait as much as they compute (tests/lanes.py). In one process: LANES=0.
-LANES ?= 2
 test: packages setup idds
-	$(RUN)/python -m pytest --numprocesses $(LANES)
+	$(RUN)/python -m pytest
 
 MINUTES ?= 20
 chaos: packages setup idds

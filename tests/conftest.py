@@ -6,14 +6,13 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.stack import activemq as activemq_stack
 
 if TYPE_CHECKING:
-    from tests.lanes import Lanes
     from tests.stack.stack import Stack
 
 # Before anything imports Airflow, which reads it at import and makes the folder.
@@ -26,29 +25,6 @@ for _name in [name for name in os.environ if name.startswith(("AIRFLOW__", "AIRF
 def pytest_unconfigure() -> None:
     """Remove the private AIRFLOW_HOME."""
     shutil.rmtree(_HOME, ignore_errors=True)
-
-
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Lanes:
-    """Share the tests out among lanes, where there are several (``make test LANES=2``)."""
-    from tests.lanes import Lanes
-
-    config.option.loadscopereorder = False
-    return Lanes(config, log)
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print what the embedded grid covers of the real one, by name, where that was tested."""
-    ran = {
-        report.nodeid
-        for reports in terminalreporter.stats.values()
-        for report in reports
-        if isinstance(report, pytest.TestReport)
-    }
-    if any("faithfulness" in nodeid for nodeid in ran):
-        from tests.integration.local.faithfulness.table import coverage
-
-        terminalreporter.section("faithfulness of the embedded grid")
-        terminalreporter.write_line(coverage())
 
 
 @pytest.fixture(scope="session")

