@@ -7,6 +7,7 @@ replaces a failure, never a success; a user exception is final unless the call r
 from __future__ import annotations
 
 import dataclasses
+import heapq
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -323,7 +324,7 @@ class Tally:
             job = self._known.find(known, job + 1)
 
     def _without_value(self) -> Iterator[int]:
-        return (job for job, known in enumerate(self._known) if known != _RETURNED)
+        return heapq.merge(self._each(_UNKNOWN), self._each(_FAILED))
 
     @property
     def failures(self) -> list[JobFailure]:

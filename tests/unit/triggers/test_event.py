@@ -99,6 +99,7 @@ def tally_of(n_jobs: int, kind: str) -> Tally:
             "mixed": dice.random() < 0.5,
             "last failed": True if last else None,
             "last missing": None if last else True,
+            "given up": None if last else False,
         }.get(kind)
         if fails is None:
             continue
@@ -106,6 +107,8 @@ def tally_of(n_jobs: int, kind: str) -> Tally:
             tally.add(_long_failure(job))
         else:
             tally.add(result(job, payload=job))
+    if kind == "given up":
+        tally.give_up("PanDA ended the task")
     return tally
 
 
@@ -178,7 +181,7 @@ def steps(work: Callable[..., Any], *arguments: Any) -> int:
     return count
 
 
-@pytest.mark.parametrize("kind", ["returned", "failed", "mixed", "missing", "last failed", "last missing"])
+@pytest.mark.parametrize("kind", ["returned", "failed", "mixed", "missing", "last failed", "last missing", "given up"])
 def test_an_event_takes_no_more_work_for_more_jobs(kind: str) -> None:
     few, many = tally_of(5_000, kind), tally_of(40_000, kind)
     for outcome in Outcome:
