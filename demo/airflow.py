@@ -96,7 +96,7 @@ class Airflow:
         self.run("db", "migrate")
         for component in COMPONENTS:
             self.start_component(component)
-        self.processes["api-server"].wait_until(self._all_healthy, timeout=120)
+        self.processes["api-server"].wait_until(self._all_healthy, timeout=240)
 
     def start_component(
         self, component: str, *, name: str | None = None, settings: Mapping[str, str] | None = None
@@ -173,7 +173,7 @@ class Airflow:
         extra = json.dumps(fields.pop("extra", {}))
         self.post("/connections", {"connection_id": conn_id, "conn_type": conn_type, "extra": extra, **fields})
 
-    def wait_for_dags(self, dag_ids: Iterable[str], *, timeout: float = 90) -> None:
+    def wait_for_dags(self, dag_ids: Iterable[str], *, timeout: float = 180) -> None:
         """Wait until the dag processor has read these DAGs."""
         wanted = set(dag_ids)
         end = time.monotonic() + timeout
@@ -193,7 +193,7 @@ class Airflow:
         """Return the state of a DAG run."""
         return str(self.get(f"/dags/{dag_id}/dagRuns/{run_id}")["state"])
 
-    def wait_for_run(self, dag_id: str, run_id: str, *, timeout: float = 240) -> str:
+    def wait_for_run(self, dag_id: str, run_id: str, *, timeout: float = 480) -> str:
         """Wait until a DAG run is over and return its state."""
         end = time.monotonic() + timeout
         while (state := self.run_state(dag_id, run_id)) not in OVER:

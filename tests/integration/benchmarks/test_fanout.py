@@ -16,7 +16,7 @@ from demo.processes import environment
 from tests.stack import activemq
 
 PROGRAM = str(Path(__file__).parents[3] / "benchmarks/fanout.py")
-GUARD = 200.0
+GUARD = 400.0
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ from typing import Any
 from demo.processes import environment
 
 ROOT = Path(__file__).parents[3]
-GUARD = 120.0
+GUARD = 300.0
 
 
 def told(*arguments: str) -> tuple[list[str], dict[str, Any]]:

@@ -15,7 +15,7 @@ from demo.processes import environment
 from tests.stack import activemq
 
 ROOT = Path(__file__).parents[3]
-GUARD = 120.0
+GUARD = 300.0
 SMALL = ["--keys", "100", "--messages", "300", "--rounds", "1", "--no-idds"]
 
 pytestmark = pytest.mark.skipif(activemq.missing() is not None, reason=str(activemq.missing()))

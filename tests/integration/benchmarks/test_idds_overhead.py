@@ -13,7 +13,7 @@ from demo.processes import environment
 from tests.stack import stack
 
 ROOT = Path(__file__).parents[3]
-GUARD = 280.0
+GUARD = 500.0
 
 
 def test_one_round_measures_both_paths() -> None:

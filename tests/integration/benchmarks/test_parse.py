@@ -12,7 +12,7 @@ import pytest
 from demo.processes import environment
 
 ROOT = Path(__file__).parents[3]
-GUARD = 240.0
+GUARD = 400.0
 
 
 def test_two_rounds_of_a_small_file() -> None:

@@ -47,7 +47,7 @@ class Native:
     :param timeout: seconds until all must be ready.
     """
 
-    def __init__(self, values: Mapping[str, str], *, timeout: float = 240.0) -> None:
+    def __init__(self, values: Mapping[str, str], *, timeout: float = 480.0) -> None:
         self._values, self._timeout = values, timeout
         self.services = services(values)
         self.folder = Path(tempfile.mkdtemp(prefix="compose-"))

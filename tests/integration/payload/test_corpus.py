@@ -135,7 +135,7 @@ def verdict(name: str, form: str, packer: int, runner: int, expected: Expected, 
     return f"FAILED: {wanted} was due, and it is {result.status} {error}"
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_every_pair_gives_the_value_or_the_reason(
     pythons: dict[int, str],
     packed: dict[int, tuple[Path, dict[str, Any]]],

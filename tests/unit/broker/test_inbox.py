@@ -57,7 +57,7 @@ async def test_a_call_that_comes_while_others_are_made_is_not_forgotten() -> Non
 
     thread = threading.Thread(target=put)
     thread.start()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while len(made) < 20_000:
             await asyncio.sleep(0)
     thread.join()
@@ -70,7 +70,7 @@ async def test_others_of_the_loop_get_their_turn() -> None:
         inbox.post(partial(time.sleep, 1.5 * SLICE), tally, 1)
     inbox.wake()
     turns = 0
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while tally.flushed < 4:
             await asyncio.sleep(0)
             turns += 1

@@ -21,7 +21,7 @@ from airflow_provider_panda.broker.endpoint import BrokerTLS
 from airflow_provider_panda.broker.session import Session, Stop, Stopped
 from airflow_provider_panda.exceptions import BrokerError
 
-GUARD = 20.0
+GUARD = 60.0
 
 
 class ScriptedBroker:

@@ -16,7 +16,7 @@ from tests.chaos.installation import Installation, Part
 from tests.chaos.plan import ALL_KINDS, Fault
 from tests.chaos.watch import Watch
 
-TIMEOUT = 30
+TIMEOUT = 60
 
 
 class Service:

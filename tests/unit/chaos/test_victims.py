@@ -15,7 +15,7 @@ TASKS = [
     "airflow worker -- 01a21604-10be-77f3-a8ff-12f213b27385",
 ]
 SUPERVISOR = "airflow worker -- LocalExecutor: "
-TIMEOUT = 20
+TIMEOUT = 60
 
 
 PROGRAM = """

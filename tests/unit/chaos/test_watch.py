@@ -9,7 +9,7 @@ import pytest
 from tests.chaos.installation import Part
 from tests.chaos.watch import Watch
 
-TIMEOUT = 20
+TIMEOUT = 60
 
 
 class Sleeper:

@@ -456,14 +456,14 @@ async def test_one_answer_to_one_task_ends_the_back_off_of_all(source: Source, m
         source.listing = [TaskStatus(task_id=1, name="t1", status="done", phase=phase_of("done"))]
         with one.register(2, name="k2", deliver=lambda _: None) as second:
             second.look()  # a wait that begins
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while not heard:
                     await asyncio.sleep(0.01)
     assert heard == ["done"]
 
 
 async def looked(source: Source, questions: int) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while len(source.single) < questions:
             await asyncio.sleep(0.01)
 
@@ -496,13 +496,13 @@ async def test_many_looks_share_one_listing(source: Source) -> None:
     ]
     for registration in registrations:
         registration.look()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while len(heard) < len(numbers):
             await asyncio.sleep(0.01)
     assert (source.lists, source.single) == (1, [])
     for registration in registrations:
         registration.close()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while one.polling:
             await asyncio.sleep(0)
 

@@ -23,7 +23,7 @@ from tests.unit.triggers.scripted import Idds, Panda, shared
 
 
 async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.01)
 

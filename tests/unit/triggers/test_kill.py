@@ -104,7 +104,7 @@ async def test_a_reassigned_trigger_is_told_from_a_killed_one(
 
 
 async def settled() -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while kill._kills:
             await asyncio.sleep(0)
 
@@ -292,7 +292,7 @@ def test_a_trigger_is_made_again_from_what_it_serializes() -> None:
 
 async def told(connection: Any) -> None:
     tell_task_id(TI, connection, TASK, log=log)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while ids._telling:
             await asyncio.sleep(0)
 

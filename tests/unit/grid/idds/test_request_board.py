@@ -14,7 +14,7 @@ from airflow_provider_panda.grid.idds import board as module
 from airflow_provider_panda.grid.idds.answers import RequestStatus, TransformStatus
 from airflow_provider_panda.grid.idds.board import GROWTH, RequestBoard
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 """Seconds that a test waits at most for what is due at once."""
 
 
