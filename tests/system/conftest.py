@@ -19,6 +19,18 @@ from tests.stack.statsd import Statsd
 ROOT = Path(__file__).parents[2]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests that start an Airflow of their own first: the one that others share runs from its first test on."""
+    places = [place for place, item in enumerate(items) if item.path.is_relative_to(Path(__file__).parent)]
+    ordered = sorted((items[place] for place in places), key=_shares_an_airflow)
+    for place, item in zip(places, ordered, strict=True):
+        items[place] = item
+
+
+def _shares_an_airflow(item: pytest.Item) -> bool:
+    return isinstance(item, pytest.Function) and "stack" in item.fixturenames
+
+
 @dataclass(frozen=True)
 class Stack:
     """What a system test uses."""
