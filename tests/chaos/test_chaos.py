@@ -26,12 +26,12 @@ def test_nothing_is_lost_or_doubled_while_everything_is_killed_and_stalled(seed:
     plan = make_plan(seed, seconds=SECONDS, gap=GAP, kinds=CHOSEN)
     assert {fault.kind for fault in plan} == set(CHOSEN), "choose another seed"
     options = Options(
-        seed=seed, seconds=SECONDS, gap=GAP, kinds=CHOSEN, least_tasks=36, jobs=5, at_once=3, patience=300
+        seed=seed, seconds=SECONDS, gap=GAP, kinds=CHOSEN, least_tasks=36, jobs=5, at_once=3, patience=120
     )
     report = run(options, tmp_path)
     print(report.text())
     assert report.complaints() == [], f"seed {seed}; logs: {tmp_path}"
     assert sum(report.faults.values()) + sum(report.missed.values()) == len(plan)
-    assert sum(report.missed.values()) <= len(plan) / 4, "on a slow machine there is not always a worker to be hit"
+    assert sum(report.missed.values()) <= 2
     assert report.verdict.recovered > 0
     assert report.verdict.jobs >= 130

@@ -170,6 +170,7 @@ def test_every_pair_gives_the_value_or_the_reason(
     assert not failed, json.dumps(failed, indent=1)
     assert len({name for name, _, _ in pairs}) >= 25
     assert {pair[1:] for pair in to_run} == {pair[1:] for pair in pairs}, "each Python runs what each packs"
+    assert {pair[:2] for pair in to_run} == {pair[:2] for pair in pairs}, "no archive is run by none"
 
 
 def test_only_what_has_no_source_goes_as_cloudpickle(packed: dict[int, tuple[Path, dict[str, Any]]]) -> None:

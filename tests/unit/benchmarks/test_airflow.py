@@ -9,7 +9,7 @@ import psutil
 
 from benchmarks.airflow import Run, figures, rows, spent
 
-BURN = "import time\nend = time.process_time() + 0.6\nwhile time.process_time() < end: pass\n"
+BURN = "import time\nend = time.process_time() + 1.0\nwhile time.process_time() < end: pass\n"
 
 
 def run(wall: float, workers: float) -> Run:
@@ -44,10 +44,10 @@ def test_time_of_children_counts_while_they_live_and_when_they_are_reaped() -> N
         assert process.stdout is not None
         assert process.stdout.readline() == "done\n"
         living = spent(psutil.Process(process.pid), own=False)
-        assert living >= 0.6, "the time of a child's reaped child counts"
+        assert 1.0 <= living < 2.0, "the time of a child's reaped child counts, once"
         process.stdin.write("\n")
         process.stdin.flush()
         assert process.stdout.readline() == "reaped\n"
         reaped = spent(psutil.Process(process.pid), own=False)
         process.stdin.write("\n")
-    assert living <= reaped < living + 0.6, "nothing is lost at the end, and the burnt time is not counted twice"
+    assert living <= reaped < living + 0.3, "nothing is lost at the end, and the burnt time is not counted twice"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -261,9 +262,11 @@ def test_missing_files_fail_without_a_retry(scene: Scene, tmp_path: Path) -> Non
     ("arguments", "seconds"),
     [({"deadline": 60}, 60), ({"execution_timeout": timedelta(hours=1)}, 3600)],
 )
-def test_deadline(scene: Scene, arguments: dict[str, Any], seconds: float) -> None:
+def test_deadline(scene: Scene, monkeypatch: pytest.MonkeyPatch, arguments: dict[str, Any], seconds: float) -> None:
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now)
     trigger = scene.deferred(operator(command="make", **arguments)).trigger.serialize()[1]
-    assert trigger["deadline"] - trigger["not_before"] == pytest.approx(seconds - 5, abs=30)
+    assert trigger["deadline"] - trigger["not_before"] == pytest.approx(seconds - 5, abs=2)
 
 
 # --- the end ------------------------------------------------------------------------------------------------
